@@ -1,0 +1,1 @@
+"""Fully connected networks in JAX/Flax, trained as fast as the hardware allows."""
