@@ -69,7 +69,7 @@ class Dropout(nnx.Dropout):
     16 random bits instead of 32, so ``rate`` is met to 1/65536.
     """
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         inputs: jax.Array,
         *,
@@ -103,9 +103,7 @@ class Dropout(nnx.Dropout):
     def _keys(self, rngs: jax.Array | nnx.Rngs | nnx.RngStream | None, batch: int, stream: int) -> jax.Array:
         source = self.rngs if rngs is None else rngs
         if source is None:
-            raise ValueError(
-                "dropout is on but has no key: pass rngs= at the call, or call model.eval() first"
-            )
+            raise ValueError("dropout is on but has no key: pass rngs= at the call, or call model.eval() first")
         if isinstance(source, nnx.Rngs):
             source = source[self.rng_collection]
         key = source() if isinstance(source, nnx.RngStream) else source
@@ -207,9 +205,7 @@ class AdaptiveWidthLinear(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         if gate not in ("hard", "straight_through", "soft"):
-            raise ValueError(
-                f"AdaptiveWidthLinear: expected gate hard, straight_through or soft, found {gate!r}"
-            )
+            raise ValueError(f"AdaptiveWidthLinear: expected gate hard, straight_through or soft, found {gate!r}")
         if not ramp >= 1.0:
             raise ValueError(f"AdaptiveWidthLinear: expected ramp of at least 1 unit, found {ramp}")
         self.input_dim, self.output_dim, self.max_width = input_dim, output_dim, max_width

@@ -4,6 +4,7 @@ Every linear layer starts from PyTorch's own law. ``model.train()`` and ``model.
 dropout takes its keys at the call.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -119,9 +120,7 @@ class MLP(nnx.Module):
             raise ValueError(f"MLP: expected dropout in [0, 1), found {dropout}")
         get_activation(activation), get_activation(output)
         self.sizes, self.activation, self.output, self.residual = tuple(sizes), activation, output, residual
-        self.layers = nnx.List(
-            [torch_linear(m, n, rngs=rngs) for m, n in zip(sizes, sizes[1:], strict=False)]
-        )
+        self.layers = nnx.List([torch_linear(m, n, rngs=rngs) for m, n in itertools.pairwise(sizes)])
         self.norms = nnx.List([make_norm(norm, width, rngs) for width in sizes[1:-1]] if norm else [])
         self.dropout = Dropout(dropout)
 
@@ -138,7 +137,7 @@ class MLP(nnx.Module):
 
 
 def make_norm(kind: str, width: int, rngs: nnx.Rngs) -> nnx.Module:
-    """A normalisation layer that computes what PyTorch's of the same name computes (epsilon 1e-5, two-pass variance)."""
+    """A normalisation layer that computes what PyTorch's does (epsilon 1e-5, two-pass variance)."""
     if kind == "layer":
         return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
     if kind == "batch":
