@@ -1,0 +1,125 @@
+"""The settings of a training run: one frozen dataclass, from which the command line is made. Imports no jax."""
+
+import math
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import tyro
+
+__all__ = ["MODELS", "OPTIMIZERS", "STRATEGIES", "TASKS", "TaskDefaults", "TrainConfig", "UsageError"]
+
+
+class UsageError(ValueError):
+    """What the user asked for can't be done; the message says in one sentence what was expected and found."""
+
+
+Task = Literal["digits", "mnist", "fashion", "housing", "california"]
+Strategy = Literal["pmap", "jit", "shard"]
+Optimizer = Literal["sgd", "momentum", "adam", "adamw", "rmsprop"]
+Model = Literal["article", "mlp"]
+Precision = Literal["float32"]
+
+STRATEGIES: tuple[str, ...] = get_args(Strategy)
+OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
+MODELS: tuple[str, ...] = get_args(Model)
+
+
+@dataclass(frozen=True)
+class TaskDefaults:
+    """What a task takes where the user sets nothing."""
+
+    epochs: int
+    batch_size: int
+
+
+TASKS: dict[str, TaskDefaults] = {
+    "digits": TaskDefaults(epochs=30, batch_size=64),
+    "mnist": TaskDefaults(epochs=20, batch_size=128),
+    "fashion": TaskDefaults(epochs=20, batch_size=128),
+    "housing": TaskDefaults(epochs=50, batch_size=128),
+    "california": TaskDefaults(epochs=50, batch_size=128),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one run. Every field is a flag of ``fcjax train``."""
+
+    task: Annotated[Task, tyro.conf.Positional] = "digits"
+    """What to learn: images of digits or clothes, or house prices."""
+    model: Model = "article"
+    """The article's network for the task (784-512-256-10 for images, 64-32-1 for prices), or an MLP of --hidden."""
+    hidden: tuple[int, ...] = (512, 256)
+    """Widths of the hidden layers of --model mlp."""
+    activation: str = "relu"
+    """Hidden activation of --model mlp."""
+    dropout: float = 0.2
+    """Dropout rate of --model mlp."""
+    epochs: int | None = None
+    """Passes over the training set; the task's own number (20 for mnist) where not given."""
+    batch_size: int | None = None
+    """Samples per step, over all devices together; the task's own number (128 for mnist) where not given."""
+    optimizer: Optimizer = "adam"
+    """Update rule, with PyTorch's defaults."""
+    learning_rate: float = 1e-3
+    """Step size."""
+    seed: int = 0
+    """Seed of initial weights, order of samples and dropout."""
+    seeds: int = 1
+    """Number of replicas trained at once, with seeds SEED, SEED + 1, ..."""
+    strategy: Strategy = "pmap"
+    """pmap: all local devices; jit: one device; shard: shard_map over a mesh of all devices."""
+    devices: str | None = None
+    """cpu, gpu, or how many devices to use; all that JAX finds where not given."""
+    precision: Precision = "float32"
+    """Arithmetic of the network."""
+    data_dir: Path | None = None
+    """Folder with the data files; downloaded to the user's cache where not given."""
+    run_dir: Path | None = None
+    """New folder for this run's results; runs/TASK-TIME where not given."""
+    cache: bool = True
+    """Keep compiled programs in the user's cache folder (or $FCJAX_CACHE), so that the next start is quick."""
+
+    def complete(self) -> "TrainConfig":
+        """The same with the task's defaults filled in, after checking every field.
+
+        Raises:
+            UsageError: a field is out of range; the message names it, what was expected and what was found.
+        """
+        _one_of("task", self.task, tuple(TASKS))
+        defaults = TASKS[self.task]
+        config = replace(
+            self,
+            epochs=defaults.epochs if self.epochs is None else self.epochs,
+            batch_size=defaults.batch_size if self.batch_size is None else self.batch_size,
+        )
+        _one_of("model", config.model, MODELS)
+        _one_of("optimizer", config.optimizer, OPTIMIZERS)
+        _one_of("strategy", config.strategy, STRATEGIES)
+        _one_of("precision", config.precision, get_args(Precision))
+        for name in ("epochs", "batch_size", "seeds"):
+            _whole_number(name, getattr(config, name), least=1)
+        _whole_number("seed", config.seed, least=0)
+        for width in config.hidden:
+            _whole_number("hidden", width, least=1)
+        if not (math.isfinite(config.learning_rate) and config.learning_rate > 0):
+            raise UsageError(f"learning_rate: expected a finite number above 0, found {config.learning_rate}")
+        if not 0.0 <= config.dropout < 1.0:
+            raise UsageError(f"dropout: expected a rate in [0, 1), found {config.dropout}")
+        return config
+
+    def to_json(self) -> dict[str, object]:
+        """All fields as plain JSON values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def _one_of(name: str, found: str, expected: tuple[str, ...]) -> None:
+    if found not in expected:
+        raise UsageError(f"{name}: expected one of {', '.join(expected)}; found {found!r}")
+
+
+def _whole_number(name: str, found: object, least: int) -> None:
+    if isinstance(found, bool) or not isinstance(found, int) or found < least:
+        raise UsageError(f"{name}: expected a whole number of at least {least}, found {found!r}")

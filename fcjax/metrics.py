@@ -1,0 +1,69 @@
+"""Metrics in two halves: sums over samples on the device, and the figures made of them on the host."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+if TYPE_CHECKING:
+    from fcjax.datasets import Dataset
+
+__all__ = ["Sums", "describe", "figures", "measure"]
+
+Sums = dict[str, jax.Array]
+
+
+def measure(task: str, outputs: jax.Array, targets: jax.Array, losses: jax.Array, mask: jax.Array) -> Sums:
+    """Sums over the real rows of a batch. Adding them up over batches and devices loses and repeats no sample.
+
+    Args:
+        task: ``"classification"`` or ``"regression"``.
+        outputs: shape ``(batch, classes)`` or ``(batch, outputs)``.
+        targets: labels of shape ``(batch,)``, or values of shape ``(batch, outputs)``.
+        losses: shape ``(batch,)``.
+        mask: True for real rows, False for padding; shape ``(batch,)``.
+
+    Returns:
+        Scalars ``count`` and ``loss``, and ``correct`` or ``squared`` and ``absolute``.
+    """
+    sums = {"count": mask.sum(dtype=jnp.int32), "loss": jnp.where(mask, losses, 0).sum()}
+    if task == "classification":
+        correct = mask & (outputs.argmax(axis=-1) == targets)
+        return sums | {"correct": correct.sum(dtype=jnp.int32)}
+    error = jnp.where(mask[:, None], outputs - targets, 0)  # (batch, outputs)
+    return sums | {"squared": jnp.square(error).sum(), "absolute": jnp.abs(error).sum()}
+
+
+def figures(sums: dict[str, Any], dataset: "Dataset", targets: np.ndarray) -> dict[str, float]:
+    """Figures from the sums of one replica.
+
+    Args:
+        sums: what ``measure`` gave, added up over a whole split.
+        dataset: says what is learned and how its target is scaled.
+        targets: the split's targets as stored.
+
+    Returns:
+        ``loss`` (mean per sample, of the scaled target) and ``accuracy``, or ``rmse``, ``mae`` and ``r2`` in the
+        target's own unit.
+    """
+    count = int(sums["count"])
+    result = {"loss": float(sums["loss"]) / count}
+    if dataset.task == "classification":
+        return result | {"accuracy": int(sums["correct"]) / count}
+    unit = 1.0 if dataset.target_scaling is None else float(np.squeeze(dataset.target_scaling.std))
+    squared = float(sums["squared"]) * unit**2
+    spread = float(np.square(targets - targets.mean(dtype=np.float64), dtype=np.float64).sum())
+    return result | {
+        "rmse": math.sqrt(squared / targets.size),
+        "mae": float(sums["absolute"]) * unit / targets.size,
+        "r2": 1.0 - squared / spread if spread > 0 else math.nan,
+    }
+
+
+def describe(values: dict[str, float]) -> str:
+    """The leading figure in words: ``"accuracy 98.31 %"`` or ``"RMSE 0.512"``."""
+    if "accuracy" in values:
+        return f"accuracy {100 * values['accuracy']:.2f} %"
+    return f"RMSE {values['rmse']:.4g}"

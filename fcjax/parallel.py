@@ -1,0 +1,144 @@
+"""Runs one pure function on one device or on many; the only file that knows of pmap, meshes and shard_map.
+
+| strategy | program                | devices                     |
+|----------|------------------------|-----------------------------|
+| pmap     | ``pmap(f)``            | all local ones (default)    |
+| jit      | ``jit(f)``             | one                         |
+| shard    | ``jit(shard_map(f))``  | a mesh of all               |
+
+The function has the form ``f(state, *shared, device) -> result``. State, shared arguments and results are the same
+on every device and have no leading device axis; ``device`` is the only argument that differs.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+
+from fcjax.config import STRATEGIES, UsageError
+
+__all__ = ["AXIS", "Parallel", "choose_devices", "make_parallel"]
+
+AXIS = "devices"
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """A strategy and the devices it runs on."""
+
+    strategy: str
+    devices: tuple[jax.Device, ...]
+
+    @property
+    def axis_name(self) -> str | None:
+        """What ``psum`` sums over; None where there is one device and nothing to sum."""
+        return None if self.strategy == "jit" else AXIS
+
+    @property
+    def sharding(self) -> Sharding:
+        """A full copy on every device."""
+        if self.strategy == "jit":
+            return SingleDeviceSharding(self.devices[0])
+        return NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec())
+
+    def replicate(self, tree: Any) -> Any:
+        """A copy of every array on every device."""
+        # Copied first: device_put may reuse the source's memory, and donating the result would then delete the source.
+        return jax.device_put(jax.tree.map(partial(jnp.array, copy=True), tree), self.sharding)
+
+    def compile(
+        self, function: Callable[..., Any], state: Any, *shared: Any, donate: bool = False
+    ) -> tuple[Callable[..., Any], float]:
+        """Compiles ``function(state, *shared, device)`` ahead of its first call.
+
+        Args:
+            function: the same on every device; reduces over ``axis_name`` itself.
+            state: an example, placed by ``replicate``.
+            shared: further arguments, placed by ``replicate``.
+            donate: the call may overwrite its ``state``, which saves a copy; the caller must not use it afterwards.
+
+        Returns:
+            The compiled ``(state, *shared) -> result``, and the seconds that compiling took.
+        """
+        started = time.perf_counter()
+        index = jax.device_put(np.arange(len(self.devices), dtype=np.int32), self._spread)
+        program = self._program(function, len(shared), (0,) if donate else ())
+        compiled = program.lower(state, *shared, index).compile()
+        return lambda state, *shared: compiled(state, *shared, index), time.perf_counter() - started
+
+    @property
+    def _spread(self) -> Sharding:
+        """One entry per device, along the first axis."""
+        if self.strategy == "jit":
+            return self.sharding
+        return NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec(AXIS))
+
+    def _program(self, function: Callable[..., Any], shared: int, donated: tuple[int, ...]) -> Any:
+        if self.strategy == "pmap":
+            axes = (None,) * (1 + shared) + (0,)
+            # out_axes=None takes one device's result on trust; the tests compare the shards bit by bit.
+            return jax.pmap(
+                function, AXIS, in_axes=axes, out_axes=None, devices=self.devices, donate_argnums=donated
+            )
+        whole, split = PartitionSpec(), PartitionSpec(AXIS)
+
+        def one_index(*arguments: Any) -> Any:
+            return function(*arguments[:-1], arguments[-1][0])  # device: (1,) -> ()
+
+        if self.strategy == "jit":
+            return jax.jit(one_index, donate_argnums=donated)
+        mapped = jax.shard_map(
+            one_index,
+            mesh=Mesh(np.array(self.devices), (AXIS,)),
+            in_specs=(whole,) * (1 + shared) + (split,),
+            out_specs=whole,
+            # With the check on, gradients arrive already summed and the step's own psum would count them again.
+            check_vma=False,
+        )
+        return jax.jit(mapped, donate_argnums=donated)
+
+
+def make_parallel(strategy: str = "pmap", devices: str | int | None = None) -> Parallel:
+    """The strategy called ``strategy`` on the devices that ``devices`` names (see ``choose_devices``).
+
+    Raises:
+        UsageError: an unknown strategy, devices that aren't there, or ``jit`` with more than one.
+    """
+    if strategy not in STRATEGIES:
+        raise UsageError(f"strategy: expected one of {', '.join(STRATEGIES)}; found {strategy!r}")
+    chosen = choose_devices(devices)
+    if strategy == "jit":
+        if devices is not None and str(devices).isdecimal() and len(chosen) > 1:
+            raise UsageError(f"devices: the strategy jit runs on 1 device, found {devices}; pmap and shard take several")
+        chosen = chosen[:1]
+    return Parallel(strategy, tuple(chosen))
+
+
+def choose_devices(wanted: str | int | None = None) -> Sequence[jax.Device]:
+    """Local devices: all of JAX's default kind (None), all of a kind (``"cpu"``, ``"gpu"``), or the first N.
+
+    Raises:
+        UsageError: there are none of that kind, or not as many.
+    """
+    if wanted is None:
+        return jax.local_devices()
+    name = str(wanted)
+    if name in ("cpu", "gpu"):
+        try:
+            return jax.local_devices(backend=name)
+        except RuntimeError:
+            kinds = sorted({device.platform for device in jax.local_devices()})
+            raise UsageError(f"devices: expected a {name}, found only {', '.join(kinds)}") from None
+    present = jax.local_devices()
+    if not name.isdecimal() or not 1 <= int(name) <= len(present):
+        raise UsageError(
+            f"devices: expected cpu, gpu, or a number from 1 to {len(present)} (the devices that JAX finds here), "
+            f"found {name!r}"
+        )
+    return present[: int(name)]

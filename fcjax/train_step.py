@@ -1,0 +1,136 @@
+"""The one training step and the one evaluation step; alone, or as one of several devices that share a batch."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from fcjax.layers import row_keys
+from fcjax.losses import Loss
+from fcjax.metrics import Sums, measure
+from fcjax.train_state import PureModel, TrainState
+
+if TYPE_CHECKING:
+    from fcjax.datasets import Scaling
+
+__all__ = ["ORDER", "Batch", "Learner", "stream_key"]
+
+# Streams of a run's key: one for the order of samples (by epoch), one for dropout (by step).
+ORDER, DROPOUT = 0, 1
+
+
+def stream_key(key: jax.Array, stream: int, position: jax.Array) -> jax.Array:
+    """The key for ``position`` (an epoch, a step) in ``stream``."""
+    return jax.random.fold_in(jax.random.fold_in(key, stream), position)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """One device's share of a global batch, as stored.
+
+    Args:
+        inputs: shape ``(share, ...)``, any dtype.
+        targets: labels of shape ``(share,)``, or values of shape ``(share, outputs)``.
+        rows: each sample's row in the global batch, shape ``(share,)``.
+        mask: False for padding, shape ``(share,)``.
+        count: number of real rows in the *global* batch, a scalar.
+    """
+
+    inputs: jax.Array
+    targets: jax.Array
+    rows: jax.Array
+    mask: jax.Array
+    count: jax.Array
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What is learned and how: a model with its loss, optimiser and scaling. Its methods are pure.
+
+    Args:
+        model: the model, taken apart.
+        task: ``"classification"`` or ``"regression"``.
+        loss: one number per example, of the scaled targets.
+        optimizer: an optax transformation.
+        input_scaling, target_scaling: ``(x - mean) / std``, applied inside the step; None leaves values as they are.
+        axis_name: names the devices that share each batch; None where there is only one.
+    """
+
+    model: PureModel
+    task: str
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    input_scaling: "Scaling | None" = None
+    target_scaling: "Scaling | None" = None
+    axis_name: str | None = None
+
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        """One update with the gradient of ``Σ loss / count`` over the global batch.
+
+        Returns:
+            The new state, the same on every device, and the sums over this device's rows before the update.
+        """
+        x, y = self._prepare(state, batch)
+        keys = row_keys(stream_key(state.key, DROPOUT, state.step), batch.rows)
+
+        def objective(params: Any) -> tuple[jax.Array, tuple[Sums, Any]]:
+            outputs, buffers = self.model.train(params, state.buffers, x, keys)
+            sums = self._measure(outputs, y, batch)
+            # Divided here, by the number of real rows of all devices: a mean of the devices' means would be wrong
+            # wherever shares are uneven.
+            return sums["loss"] / batch.count, (sums, buffers)
+
+        gradients, (sums, buffers) = jax.grad(objective, has_aux=True)(state.params)
+        # The gradients are summed, never the loss: a psum inside the loss would give each device a wrong gradient.
+        gradients, buffers = self.total(gradients), self._average(buffers)
+        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        chex.assert_trees_all_equal_shapes_and_dtypes(params, state.params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(buffers, state.buffers)
+        return TrainState(params, buffers, opt_state, state.step + 1, state.key), sums
+
+    def evaluation_step(self, state: TrainState, batch: Batch) -> Sums:
+        """The sums over this device's rows, with the model in evaluation mode."""
+        x, y = self._prepare(state, batch)
+        return self._measure(self.model.evaluate(state.params, state.buffers, x), y, batch)
+
+    def total(self, tree: Any) -> Any:
+        """Sum over the devices."""
+        return tree if self.axis_name is None else jax.lax.psum(tree, self.axis_name)
+
+    def _average(self, buffers: Any) -> Any:
+        """Mean over the devices: running statistics differ between them, everything else is equal on all."""
+        if self.axis_name is None:
+            return buffers
+        mean = lambda x: jax.lax.pmean(x, self.axis_name) if jnp.issubdtype(x.dtype, jnp.inexact) else x  # noqa: E731
+        return jax.tree.map(mean, buffers)
+
+    def _prepare(self, state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Inputs and targets as the network sees them: scaled, in the parameters' precision."""
+        rows = batch.rows.shape[0]
+        chex.assert_shape([batch.rows, batch.mask], (rows,))
+        chex.assert_type([batch.rows, batch.mask, batch.count], [int, bool, int])
+        chex.assert_equal(batch.inputs.shape[0], rows)
+        dtype = jnp.result_type(*jax.tree.leaves(state.params))
+        x = _scale(batch.inputs.astype(dtype), self.input_scaling)
+        if self.task == "classification":
+            return x, batch.targets
+        return x, _scale(batch.targets.astype(dtype), self.target_scaling)
+
+    def _measure(self, outputs: jax.Array, targets: jax.Array, batch: Batch) -> Sums:
+        losses = self.loss(outputs, targets)
+        chex.assert_shape(losses, batch.rows.shape)
+        chex.assert_type(losses, jnp.floating)
+        return measure(self.task, outputs, targets, losses, batch.mask)
+
+
+def _scale(x: jax.Array, scaling: "Scaling | None") -> jax.Array:
+    if scaling is None:
+        return x
+    return (x - jnp.asarray(scaling.mean, x.dtype)) / jnp.asarray(scaling.std, x.dtype)
+
+
