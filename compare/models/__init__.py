@@ -1,0 +1,1 @@
+"""The references: every model of the tutorial in PyTorch, and in float64 NumPy with a hand-written backward pass."""
