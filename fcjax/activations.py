@@ -20,6 +20,11 @@ def linear(x: jax.Array) -> jax.Array:
     return x
 
 
+def leaky_relu(x: jax.Array) -> jax.Array:
+    """``x`` where positive, else ``0.01 x``; its slope at 0 is 0.01, as in PyTorch (1 in ``jax.nn.leaky_relu``)."""
+    return jnp.where(x > 0, x, 0.01 * x)
+
+
 def gelu(x: jax.Array) -> jax.Array:
     """``x Φ(x)`` with the exact normal distribution function (by erf), as ``torch.nn.functional.gelu`` has it.
 
@@ -50,7 +55,7 @@ def _at_least_float32(x: jax.Array) -> jax.Array:
 ACTIVATIONS: dict[str, Activation] = {
     "linear": linear,
     "relu": jax.nn.relu,
-    "leaky_relu": jax.nn.leaky_relu,
+    "leaky_relu": leaky_relu,
     "elu": jax.nn.elu,
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,

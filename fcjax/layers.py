@@ -136,6 +136,8 @@ class SparseLinear(nnx.Module):
     ) -> None:
         if not 0.0 <= sparsity < 1.0:
             raise ValueError(f"SparseLinear: expected sparsity in [0, 1), found {sparsity}")
+        if scale not in ("fan_in", "article"):
+            raise ValueError(f"SparseLinear: expected scale fan_in or article, found {scale!r}")
         self.input_dim, self.output_dim, self.sparsity = input_dim, output_dim, sparsity
         mask = jax.random.uniform(rngs.params(), (input_dim, output_dim)) > sparsity
         kernel = jax.random.normal(rngs.params(), (input_dim, output_dim))
@@ -223,7 +225,7 @@ class AdaptiveWidthLinear(nnx.Module):
         soft = jnp.clip((width - unit) / self.ramp + 0.5, 0.0, 1.0)
         if self.gate == "soft":
             return soft
-        return hard + soft - jax.lax.stop_gradient(soft)
+        return hard + (soft - jax.lax.stop_gradient(soft))  # in this order the value is hard's, to the last bit
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """``(..., input_dim) -> (..., max_width)``."""
@@ -237,6 +239,12 @@ class AdaptiveWidthLinear(nnx.Module):
         """
         gates = self.gates()
         active = int((gates > 0).sum())
-        layer = nnx.Linear(self.input_dim, active, use_bias=False, rngs=nnx.Rngs(0))
-        layer.kernel[...] = (self.kernel[...] * gates)[:, :active]
-        return layer
+        kernel = (self.kernel[...] * gates)[:, :active]
+        return nnx.Linear(
+            self.input_dim,
+            active,  # may be 0, for which the random initializers have no law
+            use_bias=False,
+            kernel_init=lambda key, shape, dtype: kernel,
+            param_dtype=kernel.dtype,
+            rngs=nnx.Rngs(0),
+        )
