@@ -1,0 +1,35 @@
+"""Datasets as plain NumPy arrays: embedded digits, MNIST, Fashion-MNIST and synthetic houses.
+
+Names are loaded when they are first used, so that importing this package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fcjax.datasets.catalogue import DATASETS, load
+    from fcjax.datasets.dataset import DataError, Dataset, Scaling, Split, Task
+    from fcjax.datasets.splitting import hold_out
+
+__all__ = ["DATASETS", "DataError", "Dataset", "Scaling", "Split", "Task", "hold_out", "load"]
+
+_HOMES = {
+    "DATASETS": "catalogue",
+    "DataError": "dataset",
+    "Dataset": "dataset",
+    "Scaling": "dataset",
+    "Split": "dataset",
+    "Task": "dataset",
+    "hold_out": "splitting",
+    "load": "catalogue",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
