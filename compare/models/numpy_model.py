@@ -89,11 +89,12 @@ def checked_state(
     arrays = {name: np.array(state[name], dtype=np.float64) for name in shapes if name in state}  # copies, on purpose
     sizes: dict[str, int] = {}
     faults = [f"{name}: missing" for name in shapes if name not in state]
-    for name, array in arrays.items():
+    for name, array in sorted(arrays.items(), key=lambda item: item[1].ndim):  # vectors first: they can't be transposed
         if array.ndim == len(shapes[name]):
             for symbol, size in zip(shapes[name], array.shape, strict=True):
                 if isinstance(symbol, str):
                     sizes.setdefault(symbol, size)
+    for name, array in arrays.items():
         expected = tuple(sizes.get(s, s) if isinstance(s, str) else s for s in shapes[name])
         if array.shape != expected:
             slip = ": it looks transposed (PyTorch stores (out, in))" if array.shape == expected[::-1] else ""
