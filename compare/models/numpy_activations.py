@@ -116,7 +116,7 @@ NUMPY_ACTIVATIONS: dict[str, NumpyActivation] = {
         lambda x: np.where(x <= 0, 0.01 * x, x), lambda x: np.where(np.isnan(x), x, np.where(x > 0, 1.0, 0.01))
     ),
     "elu": elementwise(
-        lambda x: np.where(x <= 0, np.expm1(np.minimum(x, 0.0)), x), lambda x: np.exp(np.minimum(x, 0.0))
+        lambda x: np.where(x <= 0, np.expm1(np.where(x > 0, 0.0, x)), x), lambda x: np.exp(np.where(x > 0, 0.0, x))
     ),
     "gelu": elementwise(lambda x: x * normal_cdf(x), gelu_derivative),
     "gelu_tanh": elementwise(gelu_tanh, gelu_tanh_derivative),
