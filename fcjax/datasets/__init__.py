@@ -1,4 +1,5 @@
-"""Datasets as plain NumPy arrays: embedded digits, MNIST, Fashion-MNIST and synthetic houses.
+"""Datasets as plain NumPy arrays: embedded digits, synthetic houses, MNIST, Fashion-MNIST, California
+housing, and the user's own table.
 
 Names are loaded when they are first used, so that importing this package costs nothing.
 """

@@ -5,6 +5,7 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 
+from fcjax.datasets.california import load_california
 from fcjax.datasets.dataset import DataError, Dataset
 from fcjax.datasets.digits import load_digits
 from fcjax.datasets.hedonic import load_housing
@@ -16,6 +17,7 @@ EMBEDDED: dict[str, Callable[[int], Dataset]] = {"digits": load_digits, "housing
 FROM_FILES: dict[str, Callable[[Path | None], Dataset]] = {
     "mnist": partial(load_mnist, "mnist"),
     "fashion": partial(load_mnist, "fashion"),
+    "california": load_california,
 }
 DATASETS = (*EMBEDDED, *FROM_FILES)
 

@@ -39,8 +39,8 @@ def load_digits(seed: int = 0) -> Dataset:
 def enlarge(scans: NDArray[np.integer], white: int = 16, factor: int = 3, border: int = 2) -> NDArray[np.uint8]:
     """Enlarges images by bilinear interpolation, and frames them with a black border.
 
-    With the matrix ``A`` of the one-dimensional interpolation, the image ``X`` becomes ``255 A X Aᵀ / white``. All of it
-    is done in integers, halves rounded up, so that the pixels are the same on every platform.
+    With the matrix ``A`` of the one-dimensional interpolation, the image ``X`` becomes ``255 A X Aᵀ / white``. All
+    of it is done in integers, halves rounded up, so that the pixels are the same on every platform.
 
     Args:
         scans: integers of shape ``(n, size, size)``, 0 to ``white``.

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcjax.datasets.dataset import DataError, Dataset, Scaling, Split
+from fcjax.datasets.download import RemoteFile, fetch
 from fcjax.datasets.idx import IMAGES, LABELS, parse_idx
 from fcjax.datasets.local import find_file, read_bytes
 
@@ -17,6 +18,32 @@ FILES = {
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
 
+MIRRORS = {
+    "mnist": (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    "fashion": (
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    ),
+}
+
+SHA256 = {
+    "mnist": {
+        "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    },
+    "fashion": {
+        "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+    },
+}
+
 
 def load_mnist(name: Literal["mnist", "fashion"], data_dir: Path | None = None) -> Dataset:
     """The 60,000 training and 10,000 test images, uint8 of 28x28, with labels 0 to 9.
@@ -24,7 +51,7 @@ def load_mnist(name: Literal["mnist", "fashion"], data_dir: Path | None = None) 
     Args:
         name: ``"mnist"`` (handwritten digits) or ``"fashion"`` (clothes).
         data_dir: a folder with the four files, gzipped or not, or one that holds such a folder called ``name``; None
-            downloads them once.
+            downloads them once, 11 MB or 30 MB.
 
     Raises:
         DataError: a file is missing or damaged, or images and labels don't belong together.
@@ -61,4 +88,5 @@ def _check_labels(labels: NDArray[np.uint8], file: Path) -> None:
 def _locate(name: str, file: str, data_dir: Path | None) -> Path:
     if data_dir is not None:
         return find_file(data_dir, name, (file, file.removesuffix(".gz")))
-    raise DataError(f"{name}: expected --data-dir, a folder with {file}")
+    urls = tuple(mirror + file for mirror in MIRRORS[name])
+    return fetch(RemoteFile(file, SHA256[name][file], urls), name)

@@ -123,7 +123,7 @@ def test_hold_out_takes_from_the_training_part_in_proportion() -> None:
 
 
 def test_an_unknown_name_lists_those_that_exist() -> None:
-    with pytest.raises(DataError, match=r"digits, housing, mnist, fashion.*found 'minst'"):
+    with pytest.raises(DataError, match=r"digits, housing, mnist, fashion, california; found 'minst'"):
         load("minst")
     assert "digits" in DATASETS
 
