@@ -1,13 +1,13 @@
 """The settings of a training run: one frozen dataclass, from which the command line is made. Imports no jax."""
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import tyro
 
-__all__ = ["MODELS", "OPTIMIZERS", "STRATEGIES", "TASKS", "TaskDefaults", "TrainConfig", "UsageError"]
+__all__ = ["MODELS", "OPTIMIZERS", "STRATEGIES", "TASKS", "TrainConfig", "UsageError"]
 
 
 class UsageError(ValueError):
@@ -20,26 +20,10 @@ Optimizer = Literal["sgd", "momentum", "adam", "adamw", "rmsprop"]
 Model = Literal["article", "mlp"]
 Precision = Literal["float32"]
 
+TASKS: tuple[str, ...] = get_args(Task)
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
 MODELS: tuple[str, ...] = get_args(Model)
-
-
-@dataclass(frozen=True)
-class TaskDefaults:
-    """What a task takes where the user sets nothing."""
-
-    epochs: int
-    batch_size: int
-
-
-TASKS: dict[str, TaskDefaults] = {
-    "digits": TaskDefaults(epochs=30, batch_size=64),
-    "mnist": TaskDefaults(epochs=20, batch_size=128),
-    "fashion": TaskDefaults(epochs=20, batch_size=128),
-    "housing": TaskDefaults(epochs=50, batch_size=128),
-    "california": TaskDefaults(epochs=50, batch_size=128),
-}
 
 
 @dataclass(frozen=True)
@@ -56,10 +40,10 @@ class TrainConfig:
     """Hidden activation of --model mlp."""
     dropout: float = 0.2
     """Dropout rate of --model mlp."""
-    epochs: int | None = None
-    """Passes over the training set; the task's own number (20 for mnist) where not given."""
-    batch_size: int | None = None
-    """Samples per step, over all devices together; the task's own number (128 for mnist) where not given."""
+    epochs: int = 20
+    """Passes over the training set."""
+    batch_size: int = 128
+    """Samples per step, over all devices together."""
     optimizer: Optimizer = "adam"
     """Update rule, with PyTorch's defaults."""
     learning_rate: float = 1e-3
@@ -81,33 +65,22 @@ class TrainConfig:
     cache: bool = True
     """Keep compiled programs in the user's cache folder (or $FCJAX_CACHE), so that the next start is quick."""
 
-    def complete(self) -> "TrainConfig":
-        """The same with the task's defaults filled in, after checking every field.
-
-        Raises:
-            UsageError: a field is out of range; the message names it, what was expected and what was found.
-        """
-        _one_of("task", self.task, tuple(TASKS))
-        defaults = TASKS[self.task]
-        config = replace(
-            self,
-            epochs=defaults.epochs if self.epochs is None else self.epochs,
-            batch_size=defaults.batch_size if self.batch_size is None else self.batch_size,
-        )
-        _one_of("model", config.model, MODELS)
-        _one_of("optimizer", config.optimizer, OPTIMIZERS)
-        _one_of("strategy", config.strategy, STRATEGIES)
-        _one_of("precision", config.precision, get_args(Precision))
+    def check(self) -> None:
+        """Raises a ``UsageError`` that names the first field out of range, what was expected and what was found."""
+        _one_of("task", self.task, TASKS)
+        _one_of("model", self.model, MODELS)
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("strategy", self.strategy, STRATEGIES)
+        _one_of("precision", self.precision, get_args(Precision))
         for name in ("epochs", "batch_size", "seeds"):
-            _whole_number(name, getattr(config, name), least=1)
-        _whole_number("seed", config.seed, least=0)
-        for width in config.hidden:
+            _whole_number(name, getattr(self, name), least=1)
+        _whole_number("seed", self.seed, least=0)
+        for width in self.hidden:
             _whole_number("hidden", width, least=1)
-        if not (math.isfinite(config.learning_rate) and config.learning_rate > 0):
-            raise UsageError(f"learning_rate: expected a finite number above 0, found {config.learning_rate}")
-        if not 0.0 <= config.dropout < 1.0:
-            raise UsageError(f"dropout: expected a rate in [0, 1), found {config.dropout}")
-        return config
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise UsageError(f"learning_rate: expected a finite number above 0, found {self.learning_rate}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise UsageError(f"dropout: expected a rate in [0, 1), found {self.dropout}")
 
     def to_json(self) -> dict[str, object]:
         """All fields as plain JSON values."""

@@ -1,6 +1,5 @@
 """Metrics in two halves: sums over samples on the device, and the figures made of them on the host."""
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -26,14 +25,14 @@ def measure(task: str, outputs: jax.Array, targets: jax.Array, losses: jax.Array
         mask: True for real rows, False for padding; shape ``(batch,)``.
 
     Returns:
-        Scalars ``count`` and ``loss``, and ``correct`` or ``squared`` and ``absolute``.
+        Scalars ``count`` and ``loss``, and ``correct``, or ``squared`` and ``absolute`` of shape ``(outputs,)``.
     """
     sums = {"count": mask.sum(dtype=jnp.int32), "loss": jnp.where(mask, losses, 0).sum()}
     if task == "classification":
         correct = mask & (outputs.argmax(axis=-1) == targets)
         return sums | {"correct": correct.sum(dtype=jnp.int32)}
     error = jnp.where(mask[:, None], outputs - targets, 0)  # (batch, outputs)
-    return sums | {"squared": jnp.square(error).sum(), "absolute": jnp.abs(error).sum()}
+    return sums | {"squared": jnp.square(error).sum(axis=0), "absolute": jnp.abs(error).sum(axis=0)}
 
 
 def figures(sums: dict[str, Any], dataset: "Dataset", targets: np.ndarray) -> dict[str, float]:
@@ -52,13 +51,17 @@ def figures(sums: dict[str, Any], dataset: "Dataset", targets: np.ndarray) -> di
     result = {"loss": float(sums["loss"]) / count}
     if dataset.task == "classification":
         return result | {"accuracy": int(sums["correct"]) / count}
-    unit = 1.0 if dataset.target_scaling is None else float(np.squeeze(dataset.target_scaling.std))
-    squared = float(sums["squared"]) * unit**2
-    spread = float(np.square(targets - targets.mean(dtype=np.float64), dtype=np.float64).sum())
+    unit = 1.0 if dataset.target_scaling is None else dataset.target_scaling.std.astype(np.float64)
+    squared = np.asarray(sums["squared"], np.float64) * unit**2  # (outputs,)
+    absolute = np.asarray(sums["absolute"], np.float64) * unit
+    exact = targets.astype(np.float64)
+    spread = np.square(exact - exact.mean(axis=0)).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a constant target has no R2: NaN or -inf
+        r2 = 1.0 - squared / spread
     return result | {
-        "rmse": math.sqrt(squared / targets.size),
-        "mae": float(sums["absolute"]) * unit / targets.size,
-        "r2": 1.0 - squared / spread if spread > 0 else math.nan,
+        "rmse": float(np.sqrt(squared.mean() / count)),
+        "mae": float(absolute.mean() / count),
+        "r2": float(r2.mean()),
     }
 
 

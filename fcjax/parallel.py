@@ -53,7 +53,7 @@ class Parallel:
         return jax.device_put(jax.tree.map(partial(jnp.array, copy=True), tree), self.sharding)
 
     def compile(
-        self, function: Callable[..., Any], state: Any, *shared: Any, donate: bool = False
+        self, function: Callable[..., Any], state: Any, *shared: Any, replicas: int = 1, donate: bool = False
     ) -> tuple[Callable[..., Any], float]:
         """Compiles ``function(state, *shared, device)`` ahead of its first call.
 
@@ -61,6 +61,7 @@ class Parallel:
             function: the same on every device; reduces over ``axis_name`` itself.
             state: an example, placed by ``replicate``.
             shared: further arguments, placed by ``replicate``.
+            replicas: with more than one, every leaf of the state has a leading replica axis, and so have the results.
             donate: the call may overwrite its ``state``, which saves a copy; the caller must not use it afterwards.
 
         Returns:
@@ -68,6 +69,8 @@ class Parallel:
         """
         started = time.perf_counter()
         index = jax.device_put(np.arange(len(self.devices), dtype=np.int32), self._spread)
+        if replicas > 1:
+            function = jax.vmap(function, in_axes=(0,) + (None,) * (len(shared) + 1))
         program = self._program(function, len(shared), (0,) if donate else ())
         compiled = program.lower(state, *shared, index).compile()
         return lambda state, *shared: compiled(state, *shared, index), time.perf_counter() - started
@@ -83,9 +86,7 @@ class Parallel:
         if self.strategy == "pmap":
             axes = (None,) * (1 + shared) + (0,)
             # out_axes=None takes one device's result on trust; the tests compare the shards bit by bit.
-            return jax.pmap(
-                function, AXIS, in_axes=axes, out_axes=None, devices=self.devices, donate_argnums=donated
-            )
+            return jax.pmap(function, AXIS, in_axes=axes, out_axes=None, devices=self.devices, donate_argnums=donated)
         whole, split = PartitionSpec(), PartitionSpec(AXIS)
 
         def one_index(*arguments: Any) -> Any:
@@ -115,7 +116,9 @@ def make_parallel(strategy: str = "pmap", devices: str | int | None = None) -> P
     chosen = choose_devices(devices)
     if strategy == "jit":
         if devices is not None and str(devices).isdecimal() and len(chosen) > 1:
-            raise UsageError(f"devices: the strategy jit runs on 1 device, found {devices}; pmap and shard take several")
+            raise UsageError(
+                f"devices: the strategy jit runs on 1 device, found {devices}; pmap and shard take several"
+            )
         chosen = chosen[:1]
     return Parallel(strategy, tuple(chosen))
 

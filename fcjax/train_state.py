@@ -85,7 +85,7 @@ def create_state(model: nnx.Module, optimizer: optax.GradientTransformation, see
     params = nnx.as_pure(params)
     buffers = _buffers(own)
     own.eval()
-    eval_graph, *_ = nnx.split(own, nnx.Param, nnx.RngState, ...)
+    eval_graph = nnx.graphdef(own)
     name = type(model).__name__
     takes_keys = "rngs" in inspect.signature(type(model).__call__).parameters
     if not jax.tree.leaves(params):

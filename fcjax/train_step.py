@@ -132,5 +132,3 @@ def _scale(x: jax.Array, scaling: "Scaling | None") -> jax.Array:
     if scaling is None:
         return x
     return (x - jnp.asarray(scaling.mean, x.dtype)) / jnp.asarray(scaling.std, x.dtype)
-
-
