@@ -1,1 +1,42 @@
 """Is a PyTorch-to-Flax port right, where does it go wrong, and what is the mistake?"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compare.checking import assert_port as assert_port
+    from compare.checking import check as check
+    from compare.port import Port as Port
+    from compare.result import Cause as Cause
+    from compare.result import CheckResult as CheckResult
+    from compare.result import Divergence as Divergence
+    from compare.result import Report as Report
+    from compare.result import UsageError as UsageError
+    from compare.structure import Call as Call
+    from compare.structure import Inputs as Inputs
+
+# Loaded on first use (PEP 562), so that ``python -m compare --help`` imports neither jax nor torch.
+_HOMES = {
+    "assert_port": "compare.checking",
+    "check": "compare.checking",
+    "Port": "compare.port",
+    "Call": "compare.structure",
+    "Inputs": "compare.structure",
+    "Cause": "compare.result",
+    "CheckResult": "compare.result",
+    "Divergence": "compare.result",
+    "Report": "compare.result",
+    "UsageError": "compare.result",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'compare' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

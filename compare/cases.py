@@ -1,0 +1,139 @@
+"""What a port is tried on: the given weights and inputs, redrawn weights, and probe inputs.
+
+Freshly initialised weights hide mistakes: zero biases hide a dropped bias, unit scales a dropped scale. And a single
+well-behaved input hides an epsilon, a clipped range or a variance computed by cancellation. So every check also runs
+on redrawn weights and on inputs that seek exposure.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+
+from compare.legs.run import Case
+from compare.port import Port
+from compare.structure import Call, Inputs, as_call, flatten, is_floating, rebuild, to_numpy
+from compare.weights import TorchLeaf, torch_leaves
+
+__all__ = ["given_weights", "make_cases", "redraw_weights", "torch_call"]
+
+Arrays = dict[str, np.ndarray]
+
+
+def torch_call(port: Port) -> Call:
+    """The call of the torch model, its floating arrays float64 numbers that float32 can hold."""
+    call = as_call(port.inputs.torch if isinstance(port.inputs, Inputs) else port.inputs)
+    return rebuild(call, {path: _exact(to_numpy(array)) for path, array in flatten(call).items()})
+
+
+def _exact(array: np.ndarray) -> np.ndarray:
+    # What both precisions are given must be the same number, or the rounding of the input would count as an error.
+    return array.astype(np.float32).astype(np.float64) if is_floating(array) else array
+
+
+def given_weights(model: torch.nn.Module) -> Arrays:
+    """Parameters and buffers of ``model`` by name, floating ones as float64."""
+    named = dict(model.named_parameters()) | dict(model.named_buffers())
+    return {name: _exact(to_numpy(tensor)) for name, tensor in named.items()}
+
+
+def redraw_weights(model: torch.nn.Module, seed: int) -> Arrays:
+    """Other weights of the same kind: each parameter at its own scale, biases non-zero, variances positive.
+
+    Matrices are drawn anew, vectors are moved by half of their own size, and zeros become ``N(0, 1/fan_in)``. Running
+    means and variances are drawn too; every other buffer (a mask, a table) stays.
+    """
+    random = np.random.default_rng(seed)
+    leaves = torch_leaves(model)
+    return {name: _redraw(leaves[name], array, random, leaves) for name, array in given_weights(model).items()}
+
+
+def _redraw(
+    leaf: TorchLeaf, array: np.ndarray, random: np.random.Generator, leaves: Mapping[str, TorchLeaf]
+) -> np.ndarray:
+    if not is_floating(array) or array.size == 0:
+        return array
+    normal = random.standard_normal(array.shape)
+    if not leaf.parameter:
+        kind = leaf.name.rpartition(".")[2]
+        if kind == "running_var":
+            return _exact(np.exp(normal / 2))
+        return _exact(normal) if kind == "running_mean" else array
+    size = float(np.sqrt(np.mean(np.square(array))))
+    if not np.isfinite(size):
+        return array
+    if size == 0.0:
+        return _exact(normal / np.sqrt(_fan_in(leaf, leaves)))
+    return _exact(normal * size if array.ndim >= 2 else array + normal * size / 2)
+
+
+def _fan_in(leaf: TorchLeaf, leaves: Mapping[str, TorchLeaf]) -> int:
+    sibling = leaves.get(leaf.name.rpartition(".")[0] + ".weight", leaf)
+    return max(int(np.prod(sibling.shape[1:])), 1)
+
+
+def make_cases(port: Port) -> Iterator[Case]:
+    """All cases of a port, without cotangents and masks; the first is the user's own."""
+    call = torch_call(port)
+    given, redrawn = given_weights(port.torch_model), redraw_weights(port.torch_model, port.seed + 1)
+    yield Case("given weights, given inputs", given, call)
+    if any(not np.array_equal(given[name], redrawn[name]) for name in given):
+        yield Case("redrawn weights, given inputs", redrawn, call)
+    if isinstance(port.inputs, Inputs) and not callable(port.inputs.flax):
+        return
+    for name, probe, kinks in _probes(call, frozenset(port.frozen), port.ranges or {}, port.seed + 2):
+        yield Case(f"redrawn weights, {name}", redrawn, probe, kinks=kinks)
+
+
+def _probes(
+    call: Call, frozen: frozenset[str], ranges: Mapping[str, tuple[int, int]], seed: int
+) -> Iterator[tuple[str, Call, bool]]:
+    random = np.random.default_rng(seed)
+    inputs = {path: array for path, array in flatten(call).items() if path not in frozen and _bare(path) not in frozen}
+    floating = {path: array for path, array in inputs.items() if is_floating(array) and array.size}
+    integers = {p: a for p, a in inputs.items() if np.issubdtype(a.dtype, np.integer) and a.size}
+    drawn = {path: random.integers(*_bounds(path, a, ranges), a.shape).astype(a.dtype) for path, a in integers.items()}
+
+    def made(change: "_Change") -> Call:
+        changed = {path: _exact(change(array, random.standard_normal(array.shape))) for path, array in floating.items()}
+        return rebuild(call, changed | drawn)
+
+    if not floating:
+        if integers:
+            yield "other integers", rebuild(call, drawn), False
+        return
+    yield "large inputs", made(lambda array, normal: 30.0 * _size(array) * normal), False
+    yield "tiny variance", made(lambda array, normal: _size(array) * (0.5 + 1e-3 * normal)), False
+    yield "large mean", made(lambda array, normal: _size(array) * (300.0 + normal)), False
+    yield "zeros and ties", made(lambda array, normal: _size(array) * np.round(normal)), True
+
+
+_Change = type(lambda array, normal: array)
+
+
+def _size(array: np.ndarray) -> float:
+    size = float(np.sqrt(np.mean(np.square(array)))) if np.isfinite(array).all() else 0.0
+    return size or 1.0
+
+
+def _bare(path: str) -> str:
+    """A path of a call as users write it: "0" for "args.0", "mask" for "kwargs.mask"."""
+    return path.partition(".")[2]
+
+
+def _bounds(path: str, array: np.ndarray, ranges: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    low, high = ranges.get(_bare(path), ranges.get(path, (int(array.min()), int(array.max()))))
+    return low, high + 1
+
+
+def with_cotangents(case: Case, outputs: Mapping[str, np.ndarray], seed: int) -> Case:
+    """``case`` with a random cotangent for every floating output.
+
+    Random, since the gradient of the sum or mean of the outputs can vanish identically (after a softmax or a norm).
+    """
+    random = np.random.default_rng(seed)
+    cotangents = {
+        path: _exact(random.standard_normal(array.shape)) for path, array in outputs.items() if is_floating(array)
+    }
+    return dataclasses.replace(case, cotangents=cotangents)

@@ -1,0 +1,182 @@
+"""``compare.check``: from a port to a report."""
+
+import dataclasses
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import torch
+
+from compare.adequacy import check_adequacy
+from compare.cases import given_weights, make_cases, torch_call
+from compare.checks.gradients import check_gradients, gradient_flow
+from compare.checks.outputs import check_outputs
+from compare.checks.parameters import check_parameters, check_weights, count_parameters
+from compare.checks.precision import GRADIENT_PREFIX, check_precision
+from compare.checks.statistics import check_statistics
+from compare.evidence import Evidence, Legs, gather
+from compare.legs.dropout import MaskMismatchError
+from compare.legs.flax_function import FlaxFunction, flax_function
+from compare.legs.flax_leg import FlaxLeg
+from compare.legs.numpy_leg import NumpyLeg
+from compare.legs.torch_leg import TorchLeg
+from compare.port import Port
+from compare.result import CheckResult, Report, UsageError
+from compare.structure import Call, Inputs, as_call
+from compare.verdict import largest_relative
+from compare.weights import WeightMapping, propose_mapping
+
+__all__ = ["assert_port", "check"]
+
+
+def check(torch_model: torch.nn.Module | Port, flax_model: Any = None, inputs: Any = None, **fields: Any) -> Report:
+    """Whether a Flax model computes what a PyTorch model computes: weights, outputs, gradients, precision.
+
+    Neither model is changed. In float64 a difference may be a small multiple of what one rounding of the reference's
+    weights, inputs and intermediate results causes, array by array; in float32 the port must be about as accurate as
+    the original.
+
+    Args:
+        torch_model: the reference; or a ``Port``, which holds everything.
+        flax_model: the port.
+        inputs: what both are called with.
+        fields: further fields of ``Port``.
+
+    Returns:
+        A report; ``report.passed`` is the verdict.
+
+    Raises:
+        UsageError: the question itself is wrong (a model of the wrong kind, inputs that torch can't take).
+    """
+    port = torch_model if isinstance(torch_model, Port) else Port(torch_model, flax_model, inputs, **fields)
+    if isinstance(torch_model, Port) and (flax_model is not None or inputs is not None or fields):
+        raise UsageError("check: a Port holds all fields; use dataclasses.replace(port, ...) to change one")
+    function = flax_function(
+        port.flax_model, port.mode, port.flax_call, port.flax_variables, lambda: _flax_example(port)
+    )
+    mapping = propose_mapping(port.torch_model, function.shapes, port.mapping)
+    legs = _legs(port, function, mapping)
+    weights = given_weights(port.torch_model)
+    counts = count_parameters(
+        port.torch_model, function, legs.numpy.parameter_count(weights) if legs.numpy else None, port.formula
+    )
+    results = [
+        check_weights(mapping, function, weights, copied=port.weights == "torch"),
+        check_parameters(counts, mapping, port.torch_model, function),
+    ]
+    evidence: tuple[Evidence, ...] = ()
+    if not any(problem.side == "both" for problem in mapping.problems):
+        evidence, failure = _gather(port, legs)
+        results += _judge(port, evidence) if failure is None else [failure]
+    return Report(
+        name=port.title,
+        checks=tuple(_expected(result, port) for result in results),
+        numbers={"parameters": counts, **_numbers(results, evidence)},
+        settings=_settings(port, legs),
+    )
+
+
+def assert_port(torch_model: torch.nn.Module | Port, flax_model: Any = None, inputs: Any = None, **fields: Any) -> None:
+    """``check`` for a test suite: raises an ``AssertionError`` with the report's text unless the port passes."""
+    check(torch_model, flax_model, inputs, **fields).raise_for_failure()
+
+
+def _flax_example(port: Port) -> Call:
+    call = torch_call(port)
+    if not isinstance(port.inputs, Inputs):
+        return call
+    return as_call(port.inputs.flax(*call.args, **call.kwargs) if callable(port.inputs.flax) else port.inputs.flax)
+
+
+def _legs(port: Port, function: FlaxFunction, mapping: WeightMapping) -> Legs:
+    torch_loss, jax_loss = port.loss or (None, None)
+    to_flax: Callable[..., Any] | None = None
+    if isinstance(port.inputs, Inputs):
+        given = port.inputs.flax
+        to_flax = given if callable(given) else lambda *_, **__: given
+    return Legs(
+        torch64=TorchLeg(port.torch_model, "float64", port.mode, port.torch_select, torch_loss),
+        torch32=TorchLeg(port.torch_model, "float32", port.mode, port.torch_select, torch_loss),
+        flax64=FlaxLeg(function, mapping, "float64", to_flax, port.flax_select, jax_loss),
+        flax32=FlaxLeg(function, mapping, "float32", to_flax, port.flax_select, jax_loss),
+        numpy=None if port.numpy_model is None else NumpyLeg(port.numpy_model, port.torch_select, torch_loss),
+    )
+
+
+def _gather(port: Port, legs: Legs) -> tuple[tuple[Evidence, ...], CheckResult | None]:
+    """The evidence, or why there is none: a port that can't be run on torch's inputs is not right."""
+    first = next(iter(make_cases(port)))
+    try:
+        legs.torch64.run(first) if port.mode == "eval" else legs.torch64.record_masks(first, port.seed)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"the torch model does not take these inputs: {_sentence(error)}") from error
+    try:
+        return gather(legs, make_cases(port), port.mode, port.seed), None
+    except UsageError:
+        raise
+    except MaskMismatchError as error:
+        return (), CheckResult("outputs", "failed", str(error))
+    except Exception as error:
+        detail = f"the Flax model does not run on inputs that torch takes: {_sentence(error)}"
+        return (), CheckResult("outputs", "failed", detail)
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+def _judge(port: Port, evidence: tuple[Evidence, ...]) -> list[CheckResult]:
+    results = [
+        check_outputs(evidence, port.strict),
+        check_gradients(evidence, port.strict),
+        check_precision(evidence),
+    ]
+    if port.mode == "train":
+        momenta = {
+            name: module.momentum
+            for name, module in port.torch_model.named_modules()
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.momentum is not None
+        }
+        results.append(check_statistics(evidence, momenta, port.strict))
+    return [*results, check_adequacy(evidence)]
+
+
+def _expected(result: CheckResult, port: Port) -> CheckResult:
+    reason = port.expected_failures.get(result.name)
+    if reason is None or result.status != "failed":
+        return result
+    return dataclasses.replace(result, status="noted", detail=f"{result.detail}; expected: {reason}")
+
+
+def _numbers(results: list[CheckResult], evidence: tuple[Evidence, ...]) -> dict[str, Any]:
+    """The largest relative differences, and the flow of every gradient, for the table of ports."""
+    leaves = {result.name: result.leaves for result in results}
+    float32 = leaves.get("precision", ())
+    return {
+        "output_error": {
+            "float64": largest_relative(leaves.get("outputs", ())),
+            "float32": largest_relative([leaf for leaf in float32 if not leaf.path.startswith(GRADIENT_PREFIX)]),
+        },
+        "gradient_error": {
+            "float64": largest_relative(leaves.get("gradients", ())),
+            "float32": largest_relative([leaf for leaf in float32 if leaf.path.startswith(GRADIENT_PREFIX)]),
+        },
+        "gradient_flow": gradient_flow(evidence),
+    }
+
+
+def _settings(port: Port, legs: Legs) -> dict[str, Any]:
+    return {
+        "mode": port.mode,
+        "seed": port.seed,
+        "jax": jax.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": jax.default_backend(),
+        "matmul precision": "highest (no TF32)",
+        "islands lifted": "; ".join(legs.flax64.islands) or "none",
+    }

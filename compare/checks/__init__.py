@@ -1,0 +1,1 @@
+"""One check per file: from the evidence to a ``CheckResult``."""

@@ -1,0 +1,111 @@
+"""Do gradients flow alike: to which parameters and inputs, and with the same values?"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from compare.checks.judge import compare_runs, judge
+from compare.evidence import Evidence
+from compare.legs.run import Flow, Run, flow
+from compare.result import CheckResult, Leaf
+from compare.structure import flatten
+from compare.verdict import spread
+
+__all__ = ["check_gradients", "gradient_flow"]
+
+
+def check_gradients(evidence: Sequence[Evidence], strict: bool) -> CheckResult:
+    """Gradients of a random functional of the outputs for every parameter and floating input, in float64.
+
+    "None" (no path from the parameter to the outputs) and exact zeros are equal here: the difference matters only to
+    an optimiser.
+
+    Args:
+        evidence: all cases; those whose outputs are not finite say nothing about gradients.
+        strict: whether a difference only at ties and zeros fails.
+    """
+    regular: list[Leaf] = []
+    kinks: list[Leaf] = []
+    used = [item for item in evidence if item.finite]
+    for item in used:
+        leaves = compare_runs(_without_none(item), _arrays, _filled(item.flax, item), "")
+        if item.numpy is not None:
+            leaves += compare_runs(_without_none(item), _arrays, _filled(item.numpy, item), "NumPy")
+        (kinks if item.case.kinks else regular).extend(leaves)
+    result = judge("gradients", regular, kinks, "gradients", strict, len(used))
+    notes = _flow_notes(used)
+    return dataclasses.replace(result, detail=". ".join([result.detail, *notes])) if notes else result
+
+
+def gradient_flow(evidence: Sequence[Evidence]) -> dict[str, dict[str, Flow]]:
+    """For each parameter and leg, the strongest flow over all cases."""
+    order: list[Flow] = ["none", "zero", "non-zero"]
+    legs: dict[str, Callable[[Evidence], Run | None]] = {
+        "torch": lambda item: item.reference,
+        "flax": lambda item: item.flax,
+        "numpy": lambda item: item.numpy,
+    }
+    found: dict[str, dict[str, Flow]] = {}
+    for item in evidence:
+        for name in item.reference.parameter_gradients:
+            noise = _noise(item, name)
+            for leg, run_of in legs.items():
+                run = run_of(item)
+                if run is None:
+                    continue
+                seen = flow(run.parameter_gradients.get(name), noise)
+                before = found.setdefault(name, {}).get(leg, "none")
+                found[name][leg] = max(before, seen, key=order.index)
+    return found
+
+
+def _noise(item: Evidence, name: str) -> float:
+    reference = item.reference.parameter_gradients[name]
+    if reference is None:
+        return 0.0
+    moved = [run.parameter_gradients[name] for run in item.perturbed]
+    size = float(np.abs(reference).max()) if reference.size else 0.0
+    variation = spread(reference, [array for array in moved if array is not None], "float64")
+    return size if size <= variation else 0.0  # a gradient below its own rounding noise is zero
+
+
+def _arrays(run: Run) -> Mapping[str, np.ndarray]:
+    named = {**run.parameter_gradients, **{f"input {path}": g for path, g in run.input_gradients.items()}}
+    return {name: gradient for name, gradient in named.items() if gradient is not None}
+
+
+def _without_none(item: Evidence) -> Evidence:
+    return dataclasses.replace(
+        item,
+        reference=_filled(item.reference, item),
+        perturbed=tuple(_filled(run, item) for run in item.perturbed),
+    )
+
+
+def _filled(run: Run, item: Evidence) -> Run:
+    """``run`` with zeros for gradients that do not flow, and for parameters that the leg does not list."""
+    weights = item.case.weights
+    parameters = {
+        name: np.zeros(weights[name].shape) if (g := run.parameter_gradients.get(name)) is None else g
+        for name in item.reference.parameter_gradients
+    }
+    reference_inputs = item.reference.input_gradients
+    shapes = {path: _input_shape(item, path) for path in reference_inputs}
+    inputs = {
+        path: np.zeros(shapes[path]) if (g := run.input_gradients.get(path)) is None else g for path in reference_inputs
+    }
+    return dataclasses.replace(run, parameter_gradients=parameters, input_gradients=inputs)
+
+
+def _input_shape(item: Evidence, path: str) -> tuple[int, ...]:
+    return tuple(flatten(item.case.call)[path].shape)
+
+
+def _flow_notes(evidence: Sequence[Evidence]) -> list[str]:
+    notes = []
+    for name, legs in gradient_flow(evidence).items():
+        if set(legs.values()) <= {"none", "zero"}:
+            kinds = ", ".join(f"{kind} in {leg}" for leg, kind in legs.items())
+            notes.append(f"{name} takes no gradient on any leg ({kinds})")
+    return notes

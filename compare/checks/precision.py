@@ -1,0 +1,56 @@
+"""Is the port as accurate in float32 as the original?"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from compare.evidence import Evidence
+from compare.legs.run import Run
+from compare.result import CheckResult, Leaf
+from compare.verdict import PRECISION_FACTOR, compare_arrays, largest_relative, spread, worst
+
+__all__ = ["GRADIENT_PREFIX", "check_precision"]
+
+GRADIENT_PREFIX = "gradient of "
+
+
+def check_precision(evidence: Sequence[Evidence]) -> CheckResult:
+    """Flax's float32 error against torch's, both measured from torch's float64 result.
+
+    The same function can be computed badly: a variance as a difference of large squares, a logarithm of a softmax.
+    Such a port agrees in float64 and fails here.
+    """
+    leaves = list(_float32_errors(evidence, lambda run: run.outputs).values())
+    leaves += _float32_errors([item for item in evidence if not item.case.kinks], _gradients).values()
+    bad = [leaf for leaf in leaves if not leaf.agrees]
+    if not leaves:
+        return CheckResult("precision", "skipped", "no floating-point output to compare in float32")
+    if bad:
+        detail = f"{len(bad)} of {len(leaves)} arrays are less accurate in float32 than torch's"
+        return CheckResult("precision", "failed", detail, tuple(leaves))
+    error = largest_relative(leaves)
+    detail = f"{len(leaves)} arrays are as accurate in float32 as torch's, largest relative error {error:.1e}"
+    return CheckResult("precision", "passed", detail, tuple(leaves))
+
+
+def _float32_errors(evidence: Sequence[Evidence], select: Callable[[Run], Mapping[str, np.ndarray]]) -> dict[str, Leaf]:
+    """For each array the worst case of Flax's float32 error, and what torch's own error and spread allow."""
+    leaves: list[Leaf] = []
+    for item in evidence:
+        if not item.finite:
+            continue
+        truth, found = select(item.reference), select(item.flax32)
+        for path, array in truth.items():
+            if path not in found or not np.issubdtype(array.dtype, np.floating):
+                continue
+            runs = [select(run)[path].astype(np.float64) for run in item.torch32]
+            if found[path].shape != array.shape or not all(np.isfinite(run).all() for run in runs):
+                continue  # other checks speak of shapes; where torch itself overflows there is no standard
+            allowed = PRECISION_FACTOR * spread(array, runs, "float32")
+            leaves.append(compare_arrays(path or "output", array, found[path], allowed))
+    return worst(leaves)
+
+
+def _gradients(run: Run) -> Mapping[str, np.ndarray]:
+    named = {**run.parameter_gradients, **{f"input {path}": g for path, g in run.input_gradients.items()}}
+    return {f"{GRADIENT_PREFIX}{name}": gradient for name, gradient in named.items() if gradient is not None}

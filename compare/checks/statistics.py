@@ -1,0 +1,61 @@
+"""Running statistics after one call in training mode."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from compare.checks.judge import compare_runs, judge
+from compare.evidence import Evidence
+from compare.legs.run import Run
+from compare.result import CheckResult
+
+__all__ = ["check_statistics"]
+
+
+def check_statistics(evidence: Sequence[Evidence], momenta: Mapping[str, float], strict: bool) -> CheckResult:
+    """Running means and variances against torch's after the same call.
+
+    torch's running variance is unbiased, ``n / (n - 1)`` times the one that Flax keeps. A port whose variances differ
+    by exactly that is right as far as Flax can be, and the difference is noted.
+
+    Args:
+        evidence: all cases, in training mode.
+        momenta: torch's momentum by module name, the share of the new value.
+        strict: whether a difference only at ties and zeros fails.
+    """
+    regular, kinks = [], []
+    for item in evidence:
+        (kinks if item.case.kinks else regular).extend(compare_runs(item, _statistics, item.flax, ""))
+    result = judge("statistics", regular, kinks, "running statistics", strict, len(evidence))
+    if not regular:
+        return CheckResult("statistics", "skipped", "the torch model keeps no running statistics")
+    if result.status == "failed":
+        bad = [leaf.path for leaf in result.leaves if not leaf.agrees]
+        if all(path.endswith("running_var") and _unbiased(evidence, path, momenta) for path in bad):
+            detail = (
+                f"{len(bad)} running variances differ by torch's factor n / (n - 1) alone; Flax keeps the biased one"
+            )
+            return CheckResult("statistics", "noted", detail, result.leaves)
+    return result
+
+
+def _statistics(run: Run) -> Mapping[str, np.ndarray]:
+    kinds = ("running_mean", "running_var")
+    return {name: array for name, array in run.statistics.items() if name.endswith(kinds)}
+
+
+def _unbiased(evidence: Sequence[Evidence], path: str, momenta: Mapping[str, float]) -> bool:
+    """Whether torch's update exceeds Flax's in the ratio n / (n - 1) with one whole n, in every case and channel."""
+    share = momenta.get(path.rpartition(".")[0])
+    if share is None:
+        return False
+    for item in evidence:
+        old, new = item.case.weights[path], item.reference.statistics[path]
+        found = item.flax.statistics[path]
+        if found.shape != new.shape:
+            return False
+        unbiased = (new - (1 - share) * old) / share  # torch's batch variance
+        count = share * unbiased / (new - found)  # n, if Flax's is (n - 1) / n of it
+        if not np.allclose(count, np.round(np.median(count)), rtol=1e-6):  # cancellation of two close float64 numbers
+            return False
+    return True

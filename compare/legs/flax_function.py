@@ -1,0 +1,166 @@
+"""NNX and Linen models alike as one pure function of their leaves and the call."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import linen, nnx
+
+from compare.result import UsageError
+from compare.structure import Call
+
+__all__ = ["FlaxFunction", "LeafKind", "flax_function"]
+
+LeafKind = Literal["parameter", "statistic", "buffer"]
+Mode = Literal["eval", "train"]
+
+# Keyword arguments that say in which mode a Flax call runs, with their values in training.
+_MODE_FLAGS = {"train": True, "training": True, "deterministic": False, "use_running_average": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class FlaxFunction:
+    """A Flax model without its state.
+
+    Args:
+        leaves: every parameter, statistic and buffer by dotted path.
+        kinds: what each leaf is.
+        apply: ``(leaves, call) -> (output, leaves after the call)``, traceable by JAX.
+    """
+
+    leaves: Mapping[str, np.ndarray]
+    kinds: Mapping[str, LeafKind]
+    apply: Callable[[Mapping[str, Any], Call], tuple[Any, dict[str, Any]]]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every leaf."""
+        return {path: tuple(leaf.shape) for path, leaf in self.leaves.items()}
+
+
+def flax_function(
+    model: Any,
+    mode: Mode,
+    flax_call: Mapping[str, Mapping[str, Any]] | None = None,
+    variables: Mapping[str, Any] | None = None,
+    example: Callable[[], Call] | None = None,
+) -> FlaxFunction:
+    """``model`` as a pure function; the model itself stays as it is.
+
+    Args:
+        model: an ``nnx.Module`` or a ``linen.Module``.
+        mode: "eval" or "train": sets NNX's own switches, and the mode flags in the call's signature.
+        flax_call: {"eval": {...}, "train": {...}}: further static keyword arguments; "method" and "mutable" are
+            understood as Linen understands them.
+        variables: of a Linen model; initialised from ``example`` when None.
+        example: gives the Flax call that a Linen model is initialised with.
+
+    Raises:
+        UsageError: ``model`` is neither.
+    """
+    static = dict((flax_call or {}).get(mode, {}))
+    if isinstance(model, nnx.Module):
+        return _nnx_function(model, mode, static)
+    if isinstance(model, linen.Module):
+        return _linen_function(model, mode, static, variables, example)
+    found = f"{type(model).__module__}.{type(model).__name__}"
+    raise UsageError(f"flax_model: expected a flax.nnx.Module or a flax.linen.Module, found {found}")
+
+
+def _mode_keywords(method: Callable[..., Any], mode: Mode, static: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(method).parameters
+    flags = {name: value == (mode == "train") for name, value in _MODE_FLAGS.items() if name in parameters}
+    return {**flags, **static}
+
+
+def _nnx_function(model: nnx.Module, mode: Mode, static: dict[str, Any]) -> FlaxFunction:
+    own = nnx.clone(model)
+    own.train() if mode == "train" else own.eval()
+    method = static.pop("method", "__call__")
+    keywords = _mode_keywords(getattr(own, method), mode, static)
+    takes_rngs = "rngs" in inspect.signature(getattr(own, method)).parameters
+    graphdef, state = nnx.split(own)
+    flat = dict(nnx.to_flat_state(state))
+    kept = {path: v for path, v in flat.items() if not isinstance(v, nnx.RngState)}
+    names = {path: ".".join(str(part) for part in path) for path in kept}
+    leaves = {names[path]: np.array(_value(variable)) for path, variable in kept.items()}
+    kinds: dict[str, LeafKind] = {names[path]: _nnx_kind(variable) for path, variable in kept.items()}
+
+    def apply(values: Mapping[str, Any], call: Call) -> tuple[Any, dict[str, Any]]:
+        filled = [(path, _replaced(v, values[names[path]]) if path in names else v) for path, v in flat.items()]
+        merged = nnx.merge(graphdef, nnx.from_flat_state(filled))
+        extra = {"rngs": jax.random.key(0)} if takes_rngs and mode == "train" and "rngs" not in call.kwargs else {}
+        output = getattr(merged, method)(*call.args, **{**extra, **keywords, **call.kwargs})
+        after = {path: _value(variable) for path, variable in nnx.to_flat_state(nnx.state(merged))}
+        return output, {names[path]: value for path, value in after.items() if path in names}
+
+    return FlaxFunction(leaves, kinds, apply)
+
+
+def _value(variable: Any) -> Any:
+    return variable[...] if isinstance(variable, nnx.Variable) else variable
+
+
+def _replaced(variable: Any, value: Any) -> Any:
+    return variable.replace(value) if isinstance(variable, nnx.Variable) else value
+
+
+def _nnx_kind(variable: Any) -> LeafKind:
+    if isinstance(variable, nnx.Param):
+        return "parameter"
+    return "statistic" if isinstance(variable, nnx.BatchStat) else "buffer"
+
+
+def _linen_function(
+    model: linen.Module,
+    mode: Mode,
+    static: dict[str, Any],
+    variables: Mapping[str, Any] | None,
+    example: Callable[[], Call] | None,
+) -> FlaxFunction:
+    method = static.pop("method", None)
+    mutable = static.pop("mutable", None)
+    bound = getattr(type(model), method) if isinstance(method, str) else method or type(model).__call__
+    keywords = _mode_keywords(bound, mode, static)
+    if variables is None:
+        if example is None:
+            raise UsageError("flax_variables: a Linen model needs its variables, or inputs to initialise it from")
+        call = example()
+        keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+        variables = model.init(keys, *call.args, method=method, **{**keywords, **call.kwargs})
+    flat = {
+        tuple(_key_name(key) for key in path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]
+    }
+    structure = jax.tree.structure(variables)
+    names = {path: ".".join(path[1:] if path[0] == "params" else path) for path in flat}
+    leaves = {names[path]: np.array(leaf) for path, leaf in flat.items()}
+    kinds: dict[str, LeafKind] = {
+        names[path]: {"params": "parameter", "batch_stats": "statistic"}.get(path[0], "buffer")  # type: ignore[misc]
+        for path in flat
+    }
+    changing = mutable if mutable is not None else [c for c in variables if c != "params"] if mode == "train" else False
+
+    def apply(values: Mapping[str, Any], call: Call) -> tuple[Any, dict[str, Any]]:
+        filled = jax.tree.unflatten(structure, [values[name] for name in names.values()])
+        rngs = {"dropout": jax.random.key(0)} if mode == "train" else {}
+        result = model.apply(
+            filled, *call.args, rngs=rngs, mutable=changing, method=method, **{**keywords, **call.kwargs}
+        )
+        if changing is False:
+            return result, dict(values)
+        output, changed = result
+        after = dict(values)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(changed)[0]:
+            key = tuple(_key_name(part) for part in path)
+            if key in names:
+                after[names[key]] = leaf
+        return output, after
+
+    return FlaxFunction(leaves, kinds, apply)
+
+
+def _key_name(key: Any) -> str:
+    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))

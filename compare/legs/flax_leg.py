@@ -1,0 +1,154 @@
+"""The Flax leg: traced once per precision and shape, compiled, and run on every case."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core as jex
+
+from compare.legs.dropout import replay_in_flax
+from compare.legs.flax_function import FlaxFunction
+from compare.legs.lift import independent_outputs, lift
+from compare.legs.run import Case, Run
+from compare.result import UsageError
+from compare.structure import Call, as_call, flatten, is_floating, rebuild
+from compare.weights import WeightMapping
+
+__all__ = ["FlaxLeg"]
+
+Arguments = tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], tuple[Any, ...]]
+
+
+class FlaxLeg:
+    """Runs a Flax model on cases, in float64 or float32.
+
+    Args:
+        function: the model as a pure function.
+        mapping: from torch's arrays to the model's leaves.
+        precision: "float64" (islands of lower precision lifted) or "float32".
+        to_flax: from the torch call to the Flax call; None where they are alike.
+        select: brings the output to torch's structure and layout; None keeps it.
+        loss: a function of the selected outputs, compared as one more output.
+    """
+
+    def __init__(
+        self,
+        function: FlaxFunction,
+        mapping: WeightMapping,
+        precision: Literal["float64", "float32"],
+        to_flax: Callable[..., Any] | None = None,
+        select: Callable[[Any], Any] | None = None,
+        loss: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.function = function
+        self.mapping = mapping
+        self.precision = precision
+        self.to_flax = to_flax
+        self.select = select
+        self.loss = loss
+        self.islands: tuple[str, ...] = ()
+        self._compiled: dict[Any, Callable[[Arguments], Run]] = {}
+
+    def run(self, case: Case) -> Run:
+        """Runs ``case`` forward, and backward if it has cotangents."""
+        with self._precision():
+            arguments = self._arguments(case)
+            signature = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), arguments), jax.tree.structure(arguments)
+            key = str(signature)
+            if key not in self._compiled:
+                self._compiled[key] = self._compile(case.call, arguments)
+            return self._compiled[key](arguments)
+
+    @contextlib.contextmanager
+    def _precision(self) -> Iterator[None]:
+        # TF32 is on by default on recent GPUs, and torch does not use it: neither does a comparison.
+        with jax.enable_x64(self.precision == "float64"), jax.default_matmul_precision("highest"):
+            yield
+
+    def _arguments(self, case: Case) -> Arguments:
+        leaves = {**self.function.leaves, **self.mapping.to_flax(case.weights)}
+        kinds = self.function.kinds
+        parameters = {path: self._cast(leaf) for path, leaf in leaves.items() if kinds[path] == "parameter"}
+        others = {
+            path: self._cast(leaf, self.function.leaves[path].dtype)
+            for path, leaf in leaves.items()
+            if kinds[path] != "parameter"
+        }
+        inputs = flatten(case.call)
+        floating = {path: self._cast(array) for path, array in inputs.items() if is_floating(array)}
+        integers = {path: jnp.asarray(array) for path, array in inputs.items() if not is_floating(array)}
+        cotangents = {path: self._cast(array) for path, array in case.cotangents.items()}
+        return parameters, others, floating, integers, cotangents, tuple(jnp.asarray(mask) for mask in case.masks)
+
+    def _cast(self, array: np.ndarray, dtype: Any = None) -> jax.Array:
+        if dtype is not None and not is_floating(np.empty(0, dtype)):
+            return jnp.asarray(np.array(array), dtype)
+        return jnp.asarray(np.array(array), self.precision)
+
+    def _compile(self, call: Call, arguments: Arguments) -> Callable[[Arguments], Run]:
+        def flat_function(given: Arguments) -> Any:
+            return self._forward_and_backward(call, *given)
+
+        closed, shape = jax.make_jaxpr(flat_function, return_shape=True)(arguments)
+        structure = jax.tree.structure(shape)
+        constant = jax.tree.unflatten(structure, independent_outputs(closed))
+        lifted = lift(closed) if self.precision == "float64" else jex.jaxpr_as_fun(closed)
+        compiled = jax.jit(lambda flat: lifted(*flat)).lower(jax.tree.leaves(arguments)).compile()
+        self.islands = tuple(dict.fromkeys(getattr(lifted, "islands", ())))
+
+        def run(given: Arguments) -> Run:
+            values = jax.tree.unflatten(structure, [np.asarray(v) for v in compiled(jax.tree.leaves(given))])
+            outputs, parameters, inputs, statistics = values
+            gradients = {path: None if constant[1][path] else array for path, array in parameters.items()}
+            return Run(
+                outputs=outputs,
+                parameter_gradients=self.mapping.gradients_to_torch(gradients),
+                input_gradients={path: None if constant[2][path] else array for path, array in inputs.items()},
+                statistics=self.mapping.gradients_to_torch(statistics),  # permutations only: the inverse
+            )
+
+        return run
+
+    def _forward_and_backward(
+        self,
+        call: Call,
+        parameters: dict[str, Any],
+        others: dict[str, Any],
+        floating: dict[str, Any],
+        integers: dict[str, Any],
+        cotangents: dict[str, Any],
+        masks: tuple[Any, ...],
+    ) -> Any:
+        def forward(parameters: dict[str, Any], floating: dict[str, Any]) -> Any:
+            given = rebuild(call, {**floating, **integers})
+            flax_call = as_call(self.to_flax(*given.args, **given.kwargs)) if self.to_flax else given
+            with replay_in_flax(masks):
+                returned, after = self.function.apply({**parameters, **others}, flax_call)
+            outputs = self._outputs(returned)
+            differentiable = {
+                path: value
+                for path, value in outputs.items()
+                if path in cotangents and value.shape == cotangents[path].shape
+            }
+            return differentiable, (outputs, {path: after[path] for path in others})
+
+        if not cotangents:
+            _, (outputs, statistics) = forward(parameters, floating)
+            return outputs, {}, {}, statistics
+        differentiable, vjp, (outputs, statistics) = jax.vjp(forward, parameters, floating, has_aux=True)
+        given = {path: cotangents[path].astype(value.dtype) for path, value in differentiable.items()}
+        parameter_gradients, input_gradients = vjp(given)
+        return outputs, parameter_gradients, input_gradients, statistics
+
+    def _outputs(self, returned: Any) -> dict[str, Any]:
+        selected = returned if self.select is None else self.select(returned)
+        outputs = flatten(selected)
+        if not outputs:
+            found = type(returned).__name__
+            raise UsageError(f"the Flax model returned {found}, in which there is no array to compare")
+        if self.loss is not None:
+            outputs["loss"] = self.loss(selected)
+        return outputs

@@ -1,0 +1,168 @@
+"""Evaluates a traced JAX function in float64, float32 and bfloat16 islands inside it included.
+
+Real ports hold islands of lower precision: a softmax or a normalisation that upcasts "to float32", a table that is
+built in float32. Under 64-bit mode these stay float32, and a right port differs by 1e-8 to 1e-6. Lifting evaluates the
+traced function equation by equation and leaves out every cast to a lower floating type, so that both sides agree to
+1e-15 where they compute the same function.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core as jex
+
+__all__ = ["Lifted", "independent_outputs", "lift"]
+
+# Equations that only call an inner function: derivatives were taken before, so the body is all that counts.
+_CALLS = {"pjit", "jit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+_CALLS |= {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
+_BODY_NAMES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+
+
+class Lifted:
+    """A function that computes in float64 what a jaxpr computes in its own precision.
+
+    Args:
+        closed: the traced function.
+    """
+
+    def __init__(self, closed: Any) -> None:
+        self.closed = closed
+        self.islands: list[str] = []
+
+    def __call__(self, *values: Any) -> list[Any]:
+        """Flat arguments to flat outputs, under 64-bit mode."""
+        return self._evaluate(self.closed.jaxpr, self.closed.consts, values)
+
+    def _evaluate(self, jaxpr: Any, consts: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+        environment: dict[Any, Any] = {}
+
+        def read(atom: Any) -> Any:
+            return raised(atom.val) if isinstance(atom, jex.Literal) else environment[atom]
+
+        environment.update(zip(jaxpr.constvars, map(raised, consts), strict=True))
+        environment.update(zip(jaxpr.invars, map(raised, values), strict=True))
+        for equation in jaxpr.eqns:
+            results = self._equation(equation, [read(atom) for atom in equation.invars])
+            environment.update(zip(equation.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _equation(self, equation: Any, values: list[Any]) -> list[Any]:
+        name, params = equation.primitive.name, equation.params
+        if name in _CALLS:
+            body = next(params[key] for key in _BODY_NAMES if key in params)
+            jaxpr, consts = (body.jaxpr, body.consts) if hasattr(body, "consts") else (body, ())
+            return self._evaluate(jaxpr, consts, values)
+        if name == "scan":
+            return self._scan(params, values)
+        if name == "while":
+            return self._while(params, values)
+        if name == "cond":
+            branches = [self._body(branch) for branch in params["branches"]]
+            return jax.lax.switch(values[0], branches, *values[1:])
+        if name == "convert_element_type" and _low(params["new_dtype"]):
+            self._note_island(values[0], params["new_dtype"], equation)
+            return [jnp.asarray(values[0]).astype(jnp.float64)]
+        if name == "reduce_precision":
+            return values
+        if name == "bitcast_convert_type":
+            return [raised(r) for r in _as_list(equation.primitive.bind(*values, **params))]
+        results = equation.primitive.bind(*values, **_raised_params(params))
+        return [raised(r) for r in _as_list(results)]
+
+    def _body(self, closed: Any) -> Callable[..., list[Any]]:
+        return lambda *values: self._evaluate(closed.jaxpr, closed.consts, values)
+
+    def _scan(self, params: dict[str, Any], values: list[Any]) -> list[Any]:
+        n_consts, n_carry = params["num_consts"], params["num_carry"]
+        body = self._body(params["jaxpr"])
+        consts, carry, xs = values[:n_consts], values[n_consts : n_consts + n_carry], values[n_consts + n_carry :]
+
+        def step(state: list[Any], slices: list[Any]) -> tuple[list[Any], list[Any]]:
+            results = body(*consts, *state, *slices)
+            return results[:n_carry], results[n_carry:]
+
+        final, stacked = jax.lax.scan(step, list(carry), list(xs), length=params["length"], reverse=params["reverse"])
+        return [*final, *stacked]
+
+    def _while(self, params: dict[str, Any], values: list[Any]) -> list[Any]:
+        n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
+        condition, body = self._body(params["cond_jaxpr"]), self._body(params["body_jaxpr"])
+        cond_consts, body_consts = values[:n_cond], values[n_cond : n_cond + n_body]
+        return jax.lax.while_loop(
+            lambda state: condition(*cond_consts, *state)[0],
+            lambda state: body(*body_consts, *state),
+            list(values[n_cond + n_body :]),
+        )
+
+    def _note_island(self, value: Any, dtype: Any, equation: Any) -> None:
+        if jnp.issubdtype(jnp.asarray(value).dtype, jnp.floating):
+            self.islands.append(f"{np.dtype(dtype).name} at {_where(equation)}")
+
+
+def lift(closed: Any) -> Lifted:
+    """The lifted form of a traced function; its ``islands`` are known after the first call."""
+    return Lifted(closed)
+
+
+def raised(value: Any) -> Any:
+    """``value`` in float64 if it is of a lower floating type."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is not None and _low(dtype):
+        return jnp.asarray(value).astype(jnp.float64)
+    return value
+
+
+def _low(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 8
+
+
+def _raised_params(params: dict[str, Any]) -> dict[str, Any]:
+    """Equation parameters with their floating dtypes raised (``preferred_element_type``, an iota's ``dtype``)."""
+    return {
+        key: np.dtype("float64") if isinstance(value, np.dtype | type) and _is_low_dtype(value) else value
+        for key, value in params.items()
+    }
+
+
+def _is_low_dtype(value: Any) -> bool:
+    try:
+        return _low(value)
+    except TypeError:
+        return False
+
+
+def _as_list(results: Any) -> list[Any]:
+    return list(results) if isinstance(results, tuple | list) else [results]
+
+
+def _where(equation: Any) -> str:
+    from jax._src import source_info_util  # only for the words of a note; any failure leaves them out
+
+    return source_info_util.summarize(equation.source_info)
+
+
+def independent_outputs(closed: Any) -> list[bool]:
+    """For each output of a traced function, whether it depends on no input at all: a constant zero gradient."""
+    flags = _depends(closed.jaxpr, [True] * len(closed.jaxpr.invars))
+    return [not flag for flag in flags]
+
+
+def _depends(jaxpr: Any, inputs: Sequence[bool]) -> list[bool]:
+    reached = {var for var, flag in zip(jaxpr.invars, inputs, strict=True) if flag}
+
+    def depends(atom: Any) -> bool:
+        return not isinstance(atom, jex.Literal) and atom in reached
+
+    for equation in jaxpr.eqns:
+        flags = [depends(atom) for atom in equation.invars]
+        body = next((equation.params[key] for key in _BODY_NAMES if key in equation.params), None)
+        if equation.primitive.name in _CALLS and body is not None:
+            results = _depends(getattr(body, "jaxpr", body), flags)
+        else:
+            results = [any(flags)] * len(equation.outvars)
+        reached.update(var for var, flag in zip(equation.outvars, results, strict=True) if flag)
+    return [depends(atom) for atom in jaxpr.outvars]

@@ -1,0 +1,188 @@
+"""The PyTorch leg: the reference, run eagerly on a deep copy in the precision asked for."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from compare.legs.dropout import TorchMasks
+from compare.legs.run import Case, Event, Run
+from compare.result import UsageError
+from compare.structure import Call, flatten, is_floating, rebuild, to_numpy
+from compare.verdict import unit_roundoff
+
+__all__ = ["TorchLeg"]
+
+Precision = Literal["float64", "float32"]
+
+
+class TorchLeg:
+    """Runs a torch module on cases, in float64 or in float32, and never touches the module it was given.
+
+    Args:
+        model: the user's module.
+        precision: of weights, inputs and arithmetic.
+        mode: "eval" or "train".
+        select: brings the output to the structure that is compared; None keeps it.
+        loss: a function of the selected outputs whose value is compared as one more output.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        precision: Precision,
+        mode: Literal["eval", "train"] = "eval",
+        select: Callable[[Any], Any] | None = None,
+        loss: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.precision: Precision = precision
+        self.dtype = getattr(torch, precision)
+        self.mode = mode
+        self.select = select
+        self.loss = loss
+        self.model = copy.deepcopy(model).cpu().to(self.dtype).train(mode == "train")
+        self._parameters = dict(self.model.named_parameters())
+        # Tied names are listed once, as the mapping lists them.
+        self._buffers = dict(self.model.named_buffers())
+
+    def run(self, case: Case, perturbation: int | None = None, trace: bool = False) -> Run:
+        """Runs ``case`` forward, and backward if it has cotangents.
+
+        Args:
+            case: weights, inputs, cotangents and dropout masks.
+            perturbation: a seed; then inputs, weights and every module's output are moved by one rounding.
+            trace: whether to record the calls of submodules.
+        """
+        noise = None if perturbation is None else _Noise(perturbation, self.precision)
+        self._load(case.weights, noise)
+        arguments, leaves = self._arguments(case.call, noise)
+        events: list[Event] = []
+        with self._environment(case, noise, events if trace else None):
+            returned = self.model(*arguments.args, **arguments.kwargs)
+            outputs = self._outputs(returned)
+            gradients = self._backward(outputs, leaves, case)
+        return Run(
+            outputs={path: to_numpy(value) for path, value in outputs.items()},
+            parameter_gradients={name: gradients[f"p.{name}"] for name in self._parameters} if gradients else {},
+            input_gradients={path: gradients[f"i.{path}"] for path in leaves} if gradients else {},
+            statistics={name: to_numpy(value) for name, value in self._buffers.items()},
+            events=tuple(events),
+        )
+
+    def record_masks(self, case: Case, seed: int) -> tuple[np.ndarray, ...]:
+        """The dropout masks that a training-mode call draws, in call order."""
+        self._load(case.weights, None)
+        arguments, _ = self._arguments(case.call, None)
+        recorder = TorchMasks(seed=seed)
+        with self._default_dtype(), recorder, torch.no_grad():
+            self.model(*arguments.args, **arguments.kwargs)
+        return tuple(recorder.masks)
+
+    def _load(self, weights: Mapping[str, np.ndarray], noise: "_Noise | None") -> None:
+        with torch.no_grad():
+            for name, tensor in (self._parameters | self._buffers).items():
+                value = torch.from_numpy(np.array(weights[name])).to(tensor.dtype)
+                tensor.copy_(noise(value) if noise else value)
+
+    def _arguments(self, call: Call, noise: "_Noise | None") -> tuple[Call, dict[str, torch.Tensor]]:
+        leaves: dict[str, torch.Tensor] = {}
+        tensors: dict[str, torch.Tensor] = {}
+        for path, array in flatten(call).items():
+            tensor = torch.from_numpy(to_numpy(array))
+            if is_floating(array):
+                tensor = tensor.to(self.dtype)
+                tensor = (noise(tensor) if noise else tensor).requires_grad_()
+                leaves[path] = tensor
+            tensors[path] = tensor
+        return rebuild(call, tensors), leaves
+
+    @contextlib.contextmanager
+    def _environment(self, case: Case, noise: "_Noise | None", events: list[Event] | None) -> Iterator[None]:
+        hooks = []
+        for name, module in self.model.named_modules():
+            if events is not None:
+                hooks.append(module.register_forward_hook(_recorder(name, events), with_kwargs=True))
+            if noise is not None:
+                hooks.append(module.register_forward_hook(lambda _m, _i, output: _move(output, noise)))
+        masks = TorchMasks(replay=case.masks) if self.mode == "train" else contextlib.nullcontext()
+        # What the backward pass reads is moved too: where a tanh saturates, its derivative is nothing but rounding.
+        moved = contextlib.nullcontext() if noise is None else saved_tensors_hooks(lambda saved: saved, noise)
+        try:
+            with self._default_dtype(), masks, moved:
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @contextlib.contextmanager
+    def _default_dtype(self) -> Iterator[None]:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+    def _outputs(self, returned: Any) -> dict[str, torch.Tensor]:
+        selected = returned if self.select is None else self.select(returned)
+        outputs = flatten(selected)
+        if not outputs:
+            found = type(returned).__name__
+            raise UsageError(f"the torch model returned {found}, in which there is no array to compare")
+        if self.loss is not None:
+            outputs["loss"] = self.loss(selected)
+        return outputs
+
+    def _backward(
+        self, outputs: Mapping[str, torch.Tensor], leaves: Mapping[str, torch.Tensor], case: Case
+    ) -> dict[str, np.ndarray | None]:
+        if not case.cotangents:
+            return {}
+        wanted = {f"p.{name}": p for name, p in self._parameters.items() if p.requires_grad}
+        wanted |= {f"i.{path}": leaf for path, leaf in leaves.items()}
+        terms = [
+            (torch.from_numpy(np.array(case.cotangents[path])).to(value.dtype) * value).sum()
+            for path, value in outputs.items()
+            if path in case.cotangents and value.requires_grad
+        ]
+        found: dict[str, np.ndarray | None] = {f"p.{name}": None for name in self._parameters}
+        found |= {f"i.{path}": None for path in leaves}
+        if terms and wanted:
+            gradients = torch.autograd.grad(sum(terms), list(wanted.values()), allow_unused=True)
+            for name, gradient in zip(wanted, gradients, strict=True):
+                found[name] = None if gradient is None else to_numpy(gradient)
+        return found
+
+
+class _Noise:
+    """Moves floating tensors by at most one rounding, at random."""
+
+    def __init__(self, seed: int, precision: Precision) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        # A relative move of 2u, uniform in sign and size, rounds to the neighbouring number about half of the time.
+        self.size = 2 * unit_roundoff(precision)
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        move = torch.empty_like(tensor).uniform_(-self.size, self.size, generator=self.generator)
+        return torch.addcmul(tensor, tensor, move)
+
+
+def _move(output: Any, noise: _Noise) -> Any:
+    if isinstance(output, torch.Tensor):
+        return noise(output)
+    leaves = {path: noise(leaf) for path, leaf in flatten(output).items()}
+    return rebuild(output, leaves) if leaves else output
+
+
+def _recorder(name: str, events: list[Event]) -> Callable[..., None]:
+    def record(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        inputs = {path: to_numpy(leaf) for path, leaf in flatten(Call(args, kwargs)).items()}
+        events.append(Event(name, inputs, {path: to_numpy(leaf) for path, leaf in flatten(output).items()}))
+
+    return record

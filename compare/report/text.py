@@ -1,0 +1,54 @@
+"""A report for the terminal and for a test's failure message."""
+
+from compare.result import CheckResult, Leaf, Report
+
+__all__ = ["to_text"]
+
+_MARKS = {
+    "passed": "ok  ",
+    "failed": "FAIL",
+    "noted": "note",
+    "constants": "note",
+    "skipped": "skip",
+    "error": "ERR ",
+    "inconclusive": "????",
+}
+_LEAVES_SHOWN = 8
+
+
+def to_text(report: Report) -> str:
+    """Verdict first, then where and what, then the checks with the arrays that disagree."""
+    lines = [f"{report.name}: {report.status}"]
+    if (place := report.first_divergence) is not None:
+        module = place.module or "the model itself"
+        flax_path = f" (Flax: {place.flax_path})" if place.flax_path else ""
+        lines.append(f"  first difference, {place.direction}: {place.where} {module}{flax_path}, {_sizes(place)}")
+    for cause in report.causes:
+        lines += [f"  cause: {cause.name}: {cause.summary}", f"    fix: {cause.fix}", f"    seen: {cause.evidence}"]
+    for check in report.checks:
+        lines += _check_lines(check)
+    lines.append("  settings: " + ", ".join(f"{key} {value}" for key, value in report.settings.items()))
+    return "\n".join(lines)
+
+
+def _check_lines(check: CheckResult) -> list[str]:
+    lines = [f"  {_MARKS[check.status]} {check.name}: {check.detail}"]
+    bad = [leaf for leaf in check.leaves if not leaf.agrees]
+    if check.status in ("failed", "error", "noted"):
+        lines += [f"         {_leaf_line(leaf)}" for leaf in bad[:_LEAVES_SHOWN]]
+        if len(bad) > _LEAVES_SHOWN:
+            lines.append(f"         and {len(bad) - _LEAVES_SHOWN} more")
+    return lines
+
+
+def _leaf_line(leaf: Leaf) -> str:
+    name = leaf.path or "output"
+    if leaf.detail:
+        return f"{name}: {leaf.detail}"
+    at = f" at {list(leaf.index)}" if leaf.index is not None else ""
+    return f"{name}: {_sizes(leaf)}{at}"
+
+
+def _sizes(value: Leaf | object) -> str:
+    error, allowed = value.error, value.allowed  # type: ignore[union-attr, attr-defined]
+    return f"differs by {error:.3g}, rounding explains {allowed:.3g}"

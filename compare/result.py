@@ -1,0 +1,183 @@
+"""What a check returns: plain data, and nothing that judges."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = ["Cause", "CheckResult", "Divergence", "Leaf", "Report", "UsageError"]
+
+CheckStatus = Literal["passed", "failed", "noted", "constants", "skipped", "error", "inconclusive"]
+ReportStatus = Literal["passed", "failed", "inconclusive", "error"]
+
+
+class UsageError(ValueError):
+    """The check was asked for something it can't do: one sentence says what, and what was expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One compared array.
+
+    Args:
+        path: its name, with the case it was worst in.
+        error: largest absolute difference; NaN where only one side is finite.
+        allowed: what rounding can explain.
+        scale: largest absolute value of the reference.
+        index: where the largest difference is.
+        detail: shapes, dtypes or flow where these differ.
+    """
+
+    path: str
+    error: float
+    allowed: float
+    scale: float = 0.0
+    index: tuple[int, ...] | None = None
+    detail: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """NaN never agrees."""
+        return not self.detail and self.error <= self.allowed
+
+    @property
+    def relative(self) -> float:
+        """The error in units of the largest reference value; zero where both are zero to rounding."""
+        if self.agrees and self.scale <= self.allowed:
+            return 0.0
+        return self.error / self.scale if self.scale else self.error
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckResult:
+    """The outcome of one check.
+
+    Args:
+        name: "weights", "parameters", "outputs", "gradients", "precision", "statistics", "adequacy", ...
+        status: "passed", "failed", "noted", "constants", "skipped", "error" or "inconclusive".
+        detail: one or two sentences.
+        leaves: per compared array, the worst case.
+    """
+
+    name: str
+    status: CheckStatus
+    detail: str
+    leaves: tuple[Leaf, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Divergence:
+    """The first place where the two computations part.
+
+    Args:
+        direction: "forward" or "backward".
+        where: "inside" the module, or "before" it, in the code that prepares its input.
+        module: the module's torch name; "" is the model itself.
+        flax_path: its dotted path in the Flax model.
+        error, allowed: largest difference there, and what rounding can explain.
+        step, quantity: the training step and quantity, in ``check_training``.
+    """
+
+    direction: Literal["forward", "backward"]
+    where: Literal["inside", "before"]
+    module: str
+    flax_path: str
+    error: float
+    allowed: float
+    step: int | None = None
+    quantity: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cause:
+    """A mistake that explains the difference.
+
+    Args:
+        name: a stable identifier.
+        summary: what is wrong.
+        fix: what to write instead.
+        evidence: what was seen.
+    """
+
+    name: str
+    summary: str
+    fix: str
+    evidence: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Everything a check found.
+
+    Args:
+        name: the port's name.
+        checks: in the order in which they ran.
+        first_divergence: where, if anything differs.
+        causes: what, likeliest first.
+        numbers: the figures of the table of models: parameter counts and errors.
+        settings: precision switches and versions in force.
+    """
+
+    name: str
+    checks: tuple[CheckResult, ...]
+    first_divergence: Divergence | None = None
+    causes: tuple[Cause, ...] = ()
+    numbers: dict[str, Any] = dataclasses.field(default_factory=dict)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def status(self) -> ReportStatus:
+        """The verdict: any error or failure decides, then any doubt."""
+        found = {check.status for check in self.checks}
+        if "error" in found:
+            return "error"
+        if "failed" in found:
+            return "failed"
+        if "inconclusive" in found or not found & {"passed", "noted", "constants"}:
+            return "inconclusive"
+        return "passed"
+
+    @property
+    def passed(self) -> bool:
+        """Whether the port computes the same, and that was shown."""
+        return self.status == "passed"
+
+    def check(self, name: str) -> CheckResult:
+        """The check called ``name``.
+
+        Raises:
+            KeyError: if it did not run.
+        """
+        for result in self.checks:
+            if result.name == name:
+                return result
+        raise KeyError(f"no check called {name!r}; there are {', '.join(check.name for check in self.checks)}")
+
+    def text(self) -> str:
+        """The report for a terminal."""
+        from compare.report.text import to_text
+
+        return to_text(self)
+
+    def to_json(self) -> str:
+        """The report as JSON; non-finite numbers are the strings "nan", "inf" and "-inf"."""
+        from compare.report.jsonable import jsonable
+
+        return json.dumps(jsonable(self), indent=2)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the report in the format of the file name's suffix: .txt or .json.
+
+        Raises:
+            UsageError: for any other suffix.
+        """
+        path = Path(path)
+        formats = {".txt": self.text, ".json": self.to_json}
+        if path.suffix not in formats:
+            raise UsageError(f"{path}: expected a file name that ends in {' or '.join(formats)}")
+        path.write_text(formats[path.suffix](), encoding="utf-8")
+
+    def raise_for_failure(self) -> None:
+        """Raises an ``AssertionError`` with the report's text unless the port passed."""
+        if not self.passed:
+            raise AssertionError(self.text())

@@ -1,0 +1,99 @@
+"""The only place that judges numbers.
+
+Fixed tolerances are wrong in both directions: 1e-4 hides another epsilon, 1e-7 flags honest rounding. Here the
+allowance is *measured*: the reference is run again with its inputs, weights and module outputs moved by one rounding
+of the precision in force, and a difference may be a small factor times the spread that this causes in the same array.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from compare.result import Leaf
+
+__all__ = ["PRECISION_FACTOR", "SAMENESS_FACTOR", "compare_arrays", "spread", "unit_roundoff"]
+
+# In float64 every porting mistake stands many orders of magnitude above the spread (an epsilon of 1e-12 for 1e-6 in a
+# LayerNorm: 9e-6 against 1e-15), so the factor can afford to cover sums in another order over thousands of terms.
+SAMENESS_FACTOR = 64.0
+
+# In the working precision the two sides' errors against the float64 result are compared with each other. Two right
+# ways of summing differ by a factor of a few; a fast variance or a naive log-softmax by hundreds.
+PRECISION_FACTOR = 16.0
+
+# A result that no perturbation moves (an exact copy, a saturated unit) still may be rounded this many times.
+_LEAST_ROUNDINGS = 4.0
+
+
+def unit_roundoff(dtype: str) -> float:
+    """Half the distance from 1 to the next number: 1.1e-16 in float64, 6e-8 in float32, 3.9e-3 in bfloat16."""
+    return {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+
+
+def spread(reference: np.ndarray, perturbed: Sequence[np.ndarray], dtype: str) -> float:
+    """The largest deviation from ``reference`` over the perturbed runs, at least a few roundings of its largest value.
+
+    Non-finite elements of the reference are left out; a perturbed run that turns a finite element non-finite counts
+    as infinitely spread.
+    """
+    finite = np.isfinite(reference)
+    if not finite.all():
+        reference, perturbed = reference[finite], [run[finite] for run in perturbed]
+    if reference.size == 0:
+        return 0.0
+    floor = _LEAST_ROUNDINGS * unit_roundoff(dtype) * float(np.abs(reference).max())
+    deviations = [float(np.abs(run - reference).max()) for run in perturbed]
+    return max([floor, *(deviation if np.isfinite(deviation) else np.inf for deviation in deviations)])
+
+
+def compare_arrays(path: str, reference: np.ndarray, found: np.ndarray, allowed: float) -> Leaf:
+    """Shape first, then non-finite places, then the largest difference and its index.
+
+    Args:
+        path: the leaf's name.
+        reference, found: arrays of any floating, integer or boolean dtype.
+        allowed: largest difference that rounding explains.
+    """
+    if reference.shape != found.shape:
+        return Leaf(path, np.nan, allowed, detail=f"expected shape {reference.shape}, found {found.shape}")
+    if reference.size == 0:
+        return Leaf(path, 0.0, allowed)
+    reference, found = reference.astype(np.float64), found.astype(np.float64)
+    finite = np.isfinite(reference)
+    scale = float(np.abs(reference[finite]).max()) if finite.any() else 0.0
+    same_nonfinite = np.array_equal(reference[~finite], found[~finite], equal_nan=True)
+    if not same_nonfinite or not np.isfinite(found[finite]).all():
+        return Leaf(path, np.nan, allowed, scale, detail=_nonfinite(reference, found))
+    difference = np.where(finite, np.abs(np.where(finite, found, 0) - np.where(finite, reference, 0)), 0.0)
+    index = np.unravel_index(int(difference.argmax()), difference.shape)
+    return Leaf(path, float(difference[index]), allowed, scale, tuple(int(i) for i in index))
+
+
+def _nonfinite(reference: np.ndarray, found: np.ndarray) -> str:
+    alike = (reference == found) | (np.isnan(reference) & np.isnan(found))
+    differs = ~(alike | (np.isfinite(reference) & np.isfinite(found)))
+    index = [int(i) for i in np.argwhere(differs)[0]]
+    at = tuple(index)
+    return f"expected {reference[at]}, found {found[at]} at {index}: not finite on both sides alike"
+
+
+def worst(leaves: Sequence[Leaf]) -> dict[str, Leaf]:
+    """For each path the leaf that disagrees most, measured against what it is allowed."""
+    chosen: dict[str, Leaf] = {}
+    for leaf in leaves:
+        if leaf.path not in chosen or _badness(leaf) > _badness(chosen[leaf.path]):
+            chosen[leaf.path] = leaf
+    return chosen
+
+
+def _badness(leaf: Leaf) -> float:
+    if leaf.detail or np.isnan(leaf.error):
+        return np.inf
+    return leaf.error / leaf.allowed if leaf.allowed else (np.inf if leaf.error else 0.0)
+
+
+def largest_relative(leaves: Mapping[str, Leaf] | Sequence[Leaf]) -> float:
+    """The largest relative error; NaN if any leaf has one."""
+    values = leaves.values() if isinstance(leaves, Mapping) else leaves
+    errors = [leaf.relative for leaf in values]
+    return float(np.max(errors)) if errors else 0.0
