@@ -118,6 +118,8 @@ class MLP(nnx.Module):
             raise ValueError(f"MLP: expected at least two positive sizes, found {tuple(sizes)}")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"MLP: expected dropout in [0, 1), found {dropout}")
+        if norm not in ("layer", "batch", None):
+            raise ValueError(f"norm: expected layer, batch or None; found {norm!r}")
         get_activation(activation), get_activation(output)
         self.sizes, self.activation, self.output, self.residual = tuple(sizes), activation, output, residual
         self.layers = nnx.List([torch_linear(m, n, rngs=rngs) for m, n in itertools.pairwise(sizes)])
