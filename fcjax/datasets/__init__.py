@@ -1,5 +1,5 @@
-"""Datasets as plain NumPy arrays: embedded digits, synthetic houses, MNIST, Fashion-MNIST, California
-housing, and the user's own table.
+"""Datasets as plain NumPy arrays: embedded digits, synthetic houses, MNIST, Fashion-MNIST, California housing,
+and the user's own table.
 
 Names are loaded when they are first used, so that importing this package costs nothing.
 """
@@ -11,18 +11,34 @@ if TYPE_CHECKING:
     from fcjax.datasets.catalogue import DATASETS, load
     from fcjax.datasets.dataset import DataError, Dataset, Scaling, Split, Task
     from fcjax.datasets.splitting import hold_out
+    from fcjax.datasets.table import Preprocessing, load_table, read_table
 
-__all__ = ["DATASETS", "DataError", "Dataset", "Scaling", "Split", "Task", "hold_out", "load"]
+__all__ = [
+    "DATASETS",
+    "DataError",
+    "Dataset",
+    "Preprocessing",
+    "Scaling",
+    "Split",
+    "Task",
+    "hold_out",
+    "load",
+    "load_table",
+    "read_table",
+]
 
 _HOMES = {
     "DATASETS": "catalogue",
     "DataError": "dataset",
     "Dataset": "dataset",
+    "Preprocessing": "table",
     "Scaling": "dataset",
     "Split": "dataset",
     "Task": "dataset",
     "hold_out": "splitting",
     "load": "catalogue",
+    "load_table": "table",
+    "read_table": "table",
 }
 
 

@@ -1,0 +1,47 @@
+"""Any table file, told apart by its content."""
+
+import io
+import zipfile
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+from fcjax.datasets.dataset import DataError
+from fcjax.datasets.local import read_bytes
+from fcjax.datasets.table.columns import Table
+from fcjax.datasets.table.csv_file import read_csv
+from fcjax.datasets.table.numerals import Mark
+from fcjax.datasets.table.typed_files import read_npz, read_parquet
+
+__all__ = ["read_table"]
+
+
+def read_table(file: str | PathLike[str], missing: Sequence[str] = (), usual: Mark | None = None) -> Table:
+    """The table in a CSV, Parquet or NPZ file.
+
+    Args:
+        file: its path.
+        missing: marks of a missing entry besides the usual ones.
+        usual: the decimal mark of a text file that leaves it open (see ``read_csv``).
+
+    Raises:
+        DataError: the file can't be read, or is of another kind.
+    """
+    path = Path(file).expanduser()
+    content, source = read_bytes(path), str(path)
+    if content[:4] == b"PAR1":
+        return read_parquet(content, source, missing)
+    if content[:2] == b"PK":
+        if _is_workbook(content):
+            raise DataError(f"{source}: expected CSV, Parquet or NPZ, found a workbook: save the sheet as CSV")
+        return read_npz(content, source, missing)
+    if content[:2] == b"\x1f\x8b":
+        raise DataError(f"{source}: expected CSV, Parquet or NPZ, found a gzipped file: unpack it first")
+    return read_csv(content, source, missing, usual)
+
+
+def _is_workbook(content: bytes) -> bool:
+    try:
+        return "[Content_Types].xml" in zipfile.ZipFile(io.BytesIO(content)).namelist()
+    except zipfile.BadZipFile:
+        return False
