@@ -6,7 +6,7 @@ on redrawn weights and on inputs that seek exposure.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -95,7 +95,7 @@ def _probes(
     integers = {p: a for p, a in inputs.items() if np.issubdtype(a.dtype, np.integer) and a.size}
     drawn = {path: random.integers(*_bounds(path, a, ranges), a.shape).astype(a.dtype) for path, a in integers.items()}
 
-    def made(change: "_Change") -> Call:
+    def made(change: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Call:
         changed = {path: _exact(change(array, random.standard_normal(array.shape))) for path, array in floating.items()}
         return rebuild(call, changed | drawn)
 
@@ -107,9 +107,6 @@ def _probes(
     yield "tiny variance", made(lambda array, normal: _size(array) * (0.5 + 1e-3 * normal)), False
     yield "large mean", made(lambda array, normal: _size(array) * (300.0 + normal)), False
     yield "zeros and ties", made(lambda array, normal: _size(array) * np.round(normal)), True
-
-
-_Change = type(lambda array, normal: array)
 
 
 def _size(array: np.ndarray) -> float:

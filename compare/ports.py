@@ -145,7 +145,7 @@ def _mlp(settings: Mapping[str, Any], mode: Any) -> Port:
 class _TrainingMode:
     """A NumPy model whose forward pass is told the mode, as a torch module knows it."""
 
-    def __init__(self, model: numpy_mlp.MLP, keywords: Mapping[str, bool]) -> None:
+    def __init__(self, model: numpy_mlp.MLP, keywords: Mapping[str, Any]) -> None:
         self.parameters, self.backward = model.parameters, model.backward
         self.forward = functools.partial(model.forward, **keywords)
 

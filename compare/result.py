@@ -12,7 +12,7 @@ ReportStatus = Literal["passed", "failed", "inconclusive", "error"]
 
 
 class UsageError(ValueError):
-    """The check was asked for something it can't do: one sentence says what, and what was expected."""
+    """Something was asked for that can't be done: one sentence says what, and what was expected."""
 
 
 @dataclasses.dataclass(frozen=True)

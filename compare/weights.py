@@ -42,6 +42,7 @@ def torch_leaves(model: torch.nn.Module) -> dict[str, TorchLeaf]:
     owners = {prefix: type(module) for prefix, module in model.named_modules()}
     leaves: dict[str, TorchLeaf] = {}
     first_name: dict[int, str] = {}
+    named: list[tuple[str, torch.Tensor, bool]]
     named = [(name, tensor, True) for name, tensor in model.named_parameters(remove_duplicate=False)]
     named += [(name, tensor, False) for name, tensor in model.named_buffers(remove_duplicate=False)]
     for name, tensor, parameter in named:
@@ -150,10 +151,11 @@ class WeightMapping:
         """
         arrays: Arrays = {}
         for rule in self.rules:
+            if rule.target not in leaves:
+                continue
             if rule.transform is not None:
                 raise UsageError(f"{rule.source}: its mapping is a function, which has no known inverse")
-            if rule.target in leaves:
-                arrays[rule.source] = rule.transpose(leaves[rule.target])
+            arrays[rule.source] = rule.transpose(leaves[rule.target])
         return arrays
 
     def raise_for_problems(self) -> None:
@@ -164,13 +166,14 @@ class WeightMapping:
 
 # Torch module class -> {torch leaf name: (Flax leaf name, permutation)}. A permutation of "kernel" reverses the roles
 # of input and output axes: torch keeps (out, in, *window), Flax (*window, in, out).
-_NORM = {
+_LeafTable = dict[str, tuple[str, tuple[int, ...] | None]]
+_NORM: _LeafTable = {
     "weight": ("scale", None),
     "bias": ("bias", None),
     "running_mean": ("mean", None),
     "running_var": ("var", None),
 }
-_LEAF_RULES: list[tuple[tuple[type[torch.nn.Module], ...], dict[str, tuple[str, tuple[int, ...] | None]]]] = [
+_LEAF_RULES: list[tuple[tuple[type[torch.nn.Module], ...], _LeafTable]] = [
     ((torch.nn.Linear,), {"weight": ("kernel", (1, 0)), "bias": ("bias", None)}),
     ((torch.nn.Conv1d,), {"weight": ("kernel", (2, 1, 0)), "bias": ("bias", None)}),
     ((torch.nn.Conv2d,), {"weight": ("kernel", (2, 3, 1, 0)), "bias": ("bias", None)}),

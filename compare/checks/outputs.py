@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 from compare.checks.judge import compare_runs, judge
 from compare.evidence import Evidence
-from compare.result import CheckResult
+from compare.result import CheckResult, Leaf
 
 __all__ = ["check_outputs"]
 
 
 def check_outputs(evidence: Sequence[Evidence], strict: bool) -> CheckResult:
     """Outputs of Flax, and of the NumPy reference, against torch's in float64, over all cases."""
-    regular, kinks = [], []
+    regular: list[Leaf] = []
+    kinks: list[Leaf] = []
     for item in evidence:
         leaves = compare_runs(item, lambda run: run.outputs, item.flax, "")
         if item.numpy is not None:

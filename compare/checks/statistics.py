@@ -7,7 +7,7 @@ import numpy as np
 from compare.checks.judge import compare_runs, judge
 from compare.evidence import Evidence
 from compare.legs.run import Run
-from compare.result import CheckResult
+from compare.result import CheckResult, Leaf
 
 __all__ = ["check_statistics"]
 
@@ -23,7 +23,8 @@ def check_statistics(evidence: Sequence[Evidence], momenta: Mapping[str, float],
         momenta: torch's momentum by module name, the share of the new value.
         strict: whether a difference only at ties and zeros fails.
     """
-    regular, kinks = [], []
+    regular: list[Leaf] = []
+    kinks: list[Leaf] = []
     for item in evidence:
         (kinks if item.case.kinks else regular).extend(compare_runs(item, _statistics, item.flax, ""))
     result = judge("statistics", regular, kinks, "running statistics", strict, len(evidence))

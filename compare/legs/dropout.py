@@ -86,8 +86,8 @@ def replay_in_flax(masks: Sequence[np.ndarray]) -> Iterator[None]:
         raise MaskMismatchError(f"dropout: torch drew {len(masks)} masks in this call, Flax only {used}")
 
 
-def _overriding_subclasses(cls: type) -> list[type]:
-    found = []
+def _overriding_subclasses(cls: Any) -> list[type]:
+    found: list[type] = []
     for child in cls.__subclasses__():
         found += ([child] if "__call__" in vars(child) else []) + _overriding_subclasses(child)
     return found

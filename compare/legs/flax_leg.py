@@ -107,7 +107,7 @@ class FlaxLeg:
                 outputs=outputs,
                 parameter_gradients=self.mapping.gradients_to_torch(gradients),
                 input_gradients={path: None if constant[2][path] else array for path, array in inputs.items()},
-                statistics=self.mapping.gradients_to_torch(statistics),  # permutations only: the inverse
+                statistics=self.mapping.to_torch(statistics),
             )
 
         return run

@@ -51,8 +51,8 @@ class NumpyLeg:
         outputs = self._selected(tensors)
         gradients: tuple[Any, Mapping[str, Any]] = ({}, {})
         if case.cotangents:
-            total = sum((torch.from_numpy(np.array(case.cotangents[p])) * v).sum() for p, v in outputs.items())
-            cotangents = torch.autograd.grad(total, list(tensors.values()))
+            terms = [(torch.from_numpy(np.array(case.cotangents[p])) * v).sum() for p, v in outputs.items()]
+            cotangents = torch.autograd.grad(torch.stack(terms).sum(), list(tensors.values()))
             named = {path: c.numpy() for path, c in zip(tensors, cotangents, strict=True)}
             gradients = model.backward(named if set(named) != {""} else named[""], cache)
         return Run(

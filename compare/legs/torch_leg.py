@@ -142,7 +142,7 @@ class TorchLeg:
     ) -> dict[str, np.ndarray | None]:
         if not case.cotangents:
             return {}
-        wanted = {f"p.{name}": p for name, p in self._parameters.items() if p.requires_grad}
+        wanted: dict[str, torch.Tensor] = {f"p.{name}": p for name, p in self._parameters.items() if p.requires_grad}
         wanted |= {f"i.{path}": leaf for path, leaf in leaves.items()}
         terms = [
             (torch.from_numpy(np.array(case.cotangents[path])).to(value.dtype) * value).sum()
@@ -152,7 +152,7 @@ class TorchLeg:
         found: dict[str, np.ndarray | None] = {f"p.{name}": None for name in self._parameters}
         found |= {f"i.{path}": None for path in leaves}
         if terms and wanted:
-            gradients = torch.autograd.grad(sum(terms), list(wanted.values()), allow_unused=True)
+            gradients = torch.autograd.grad(torch.stack(terms).sum(), list(wanted.values()), allow_unused=True)
             for name, gradient in zip(wanted, gradients, strict=True):
                 found[name] = None if gradient is None else to_numpy(gradient)
         return found

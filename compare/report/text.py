@@ -1,6 +1,6 @@
 """A report for the terminal and for a test's failure message."""
 
-from compare.result import CheckResult, Leaf, Report
+from compare.result import CheckResult, Divergence, Leaf, Report
 
 __all__ = ["to_text"]
 
@@ -49,6 +49,5 @@ def _leaf_line(leaf: Leaf) -> str:
     return f"{name}: {_sizes(leaf)}{at}"
 
 
-def _sizes(value: Leaf | object) -> str:
-    error, allowed = value.error, value.allowed  # type: ignore[union-attr, attr-defined]
-    return f"differs by {error:.3g}, rounding explains {allowed:.3g}"
+def _sizes(value: Leaf | Divergence) -> str:
+    return f"differs by {value.error:.3g}, rounding explains {value.allowed:.3g}"

@@ -1,0 +1,141 @@
+"""``compare.convert``: weights from one model to the other, by the same total mapping that the checks use."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+
+from compare.legs.flax_function import FlaxFunction, flax_function
+from compare.result import UsageError
+from compare.structure import to_numpy
+from compare.weight_files import read_weights, write_weights
+from compare.weights import WeightMapping, propose_mapping
+
+__all__ = ["convert", "convert_files"]
+
+
+def convert(source: Any, target: Any, *, mapping: Mapping[str, Any] | None = None) -> WeightMapping:
+    """Copies the weights of ``source`` into ``target``, in place.
+
+    Args:
+        source, target: a ``torch.nn.Module`` and a ``flax.nnx.Module``, either way round.
+        mapping: torch name -> Flax path, or (Flax path, linear function), for what automation can't know.
+
+    Returns:
+        The mapping that was used.
+
+    Raises:
+        UsageError: not such a pair, or the weights do not fit: one error lists everything missing, unexpected or
+            misshapen, and then nothing was written.
+    """
+    if isinstance(source, torch.nn.Module) and isinstance(target, nnx.Module):
+        function, rules = _mapped(source, target, mapping)
+        arrays = {name: to_numpy(tensor) for name, tensor in _named(source).items()}
+        _write_flax(target, {**function.leaves, **rules.to_flax(arrays)})
+        return rules
+    if isinstance(source, nnx.Module) and isinstance(target, torch.nn.Module):
+        function, rules = _mapped(target, source, mapping)
+        _write_torch(target, rules.to_torch(function.leaves))
+        return rules
+    raise UsageError(
+        "convert: expected a torch.nn.Module and a flax.nnx.Module, either way round; "
+        f"found {type(source).__name__} and {type(target).__name__}"
+    )
+
+
+def convert_files(
+    source: str | Path,
+    target: str | Path,
+    torch_model: torch.nn.Module,
+    flax_model: nnx.Module,
+    *,
+    to: str,
+    mapping: Mapping[str, Any] | None = None,
+) -> WeightMapping:
+    """Converts a weights file of one framework into one of the other.
+
+    A file alone does not tell a ``Linear`` from an ``Embedding``, so both models are always given; their own weights
+    are overwritten.
+
+    Args:
+        source: ``.safetensors`` or, for torch weights, also ``.pt`` with plain tensors.
+        target: the ``.safetensors`` file to write.
+        torch_model, flax_model: models of the file's shapes.
+        to: "flax" or "torch".
+        mapping: as ``convert`` takes it.
+
+    Raises:
+        UsageError: a file that can't be read, or weights that do not fit the models.
+    """
+    arrays = read_weights(source)
+    if to == "flax":
+        load_torch(torch_model, arrays, str(source))
+        rules = convert(torch_model, flax_model, mapping=mapping)
+        write_weights(target, flax_function(flax_model, "eval").leaves)
+    elif to == "torch":
+        load_flax(flax_model, {name: to_numpy(tensor) for name, tensor in arrays.items()}, str(source))
+        rules = convert(flax_model, torch_model, mapping=mapping)
+        write_weights(target, torch_model.state_dict())
+    else:
+        raise UsageError(f"convert: expected --to flax or --to torch, found {to!r}")
+    return rules
+
+
+def load_torch(model: torch.nn.Module, arrays: Mapping[str, torch.Tensor], place: str) -> None:
+    """Loads a state_dict, every array once and all shapes right, or raises a ``UsageError`` that lists what is not."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    _raise_for_misfits(expected, {name: tuple(t.shape) for name, t in arrays.items()}, place, "torch model")
+    model.load_state_dict(dict(arrays))
+
+
+def load_flax(model: nnx.Module, arrays: Mapping[str, np.ndarray], place: str) -> None:
+    """The same for an NNX module, by dotted paths."""
+    function = flax_function(model, "eval")
+    _raise_for_misfits(function.shapes, {name: a.shape for name, a in arrays.items()}, place, "Flax model")
+    _write_flax(model, arrays)
+
+
+def _raise_for_misfits(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], place: str, model: str
+) -> None:
+    faults = [f"{name}: missing, expected shape {shape}" for name, shape in expected.items() if name not in found]
+    faults += [f"{name}: unexpected, shape {shape}" for name, shape in found.items() if name not in expected]
+    for name, shape in expected.items():
+        if name in found and found[name] != shape:
+            slip = ": it looks transposed" if found[name] == shape[::-1] else ""
+            faults.append(f"{name}: expected shape {shape}, found {found[name]}{slip}")
+    if faults:
+        raise UsageError(f"{place}: these weights do not fit the {model}:\n" + "\n".join(f"  {f}" for f in faults))
+
+
+def _mapped(
+    torch_model: torch.nn.Module, flax_model: nnx.Module, given: Mapping[str, Any] | None
+) -> tuple[FlaxFunction, WeightMapping]:
+    function = flax_function(flax_model, "eval")
+    rules = propose_mapping(torch_model, function.shapes, given)
+    rules.raise_for_problems()
+    return function, rules
+
+
+def _named(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def _write_flax(model: nnx.Module, values: Mapping[str, np.ndarray]) -> None:
+    state = nnx.state(model)
+    for path, variable in nnx.to_flat_state(state):
+        name = ".".join(str(part) for part in path)
+        if name in values:
+            variable[...] = jnp.asarray(values[name], variable[...].dtype)
+    nnx.update(model, state)
+
+
+def _write_torch(model: torch.nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
+    with torch.no_grad():
+        for name, tensor in _named(model).items():
+            if name in arrays:
+                tensor.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))

@@ -1,0 +1,67 @@
+"""The table of all built-in ports."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from compare.result import Report
+
+__all__ = ["check_all", "row", "table"]
+
+
+def check_all(progress: bool = False) -> list[Report]:
+    """The reports of all built-in ports, in the order of the table.
+
+    Args:
+        progress: whether to say on standard error what is being checked.
+    """
+    import dataclasses
+
+    from compare.checking import check
+    from compare.ports import PORTS
+
+    reports = []
+    for name, make in PORTS.items():
+        if progress:
+            print(f"\r\033[Kchecking {name}", end="", file=sys.stderr, flush=True)
+        reports.append(check(dataclasses.replace(make(), name=name)))
+    if progress:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    return reports
+
+
+def row(report: Report) -> dict[str, Any]:
+    """One report as a row of the table, for people and for JSON."""
+    missing = {"float64": None, "float32": None}
+    return {
+        "name": report.name,
+        "passed": report.passed,
+        "status": report.status,
+        "parameters": report.numbers["parameters"],
+        "output_error": report.numbers.get("output_error", missing),
+        "gradient_error": report.numbers.get("gradient_error", missing),
+        "gradient_flow": report.numbers.get("gradient_flow", {}),
+        "notes": [f"{check.name}: {check.detail}" for check in report.checks if check.status == "noted"],
+    }
+
+
+def table(reports: Sequence[Report]) -> str:
+    """Rows of name, parameters, largest relative differences and verdict; below, the text of what did not pass."""
+    rows = [row(report) for report in reports]
+    width = max(len(r["name"]) for r in rows)
+    lines = [
+        f"{'':{width}}  {'parameters':>10}  {'outputs: largest':^21}  {'gradients: largest':^21}",
+        f"{'port':{width}}  {'':>10}  {'float64':>10} {'float32':>10}  {'float64':>10} {'float32':>10}  verdict",
+    ]
+    for r in rows:
+        counts = {count for count in r["parameters"].values() if count is not None}
+        count = f"{counts.pop():,}" if len(counts) == 1 else "differ"
+        errors = [r[kind][dtype] for kind in ("output_error", "gradient_error") for dtype in ("float64", "float32")]
+        cells = [f"{'-' if error is None else format(error, '.1e'):>10}" for error in errors]
+        lines.append(f"{r['name']:{width}}  {count:>10}  {cells[0]} {cells[1]}  {cells[2]} {cells[3]}  {r['status']}")
+    passed = sum(report.passed for report in reports)
+    lines.append(f"{passed} of {len(reports)} passed. Differences are relative to the largest value of each array.")
+    notes = [f"{r['name']}: {note}" for r in rows for note in r["notes"]]
+    lines += [f"  note: {note}" for note in notes]
+    lines += [report.text() for report in reports if not report.passed]
+    return "\n".join(lines)
