@@ -81,7 +81,8 @@ def create_state(model: nnx.Module, optimizer: optax.GradientTransformation, see
     """
     own = nnx.clone(model)
     own.train()
-    train_graph, params, random, _ = nnx.split(own, nnx.Param, nnx.RngState, ...)
+    train_graph, *parts = nnx.split(own, nnx.Param, nnx.RngState, ...)
+    params, random, _ = parts
     params = nnx.as_pure(params)
     buffers = _buffers(own)
     own.eval()
