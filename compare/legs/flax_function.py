@@ -1,5 +1,6 @@
 """NNX and Linen models alike as one pure function of their leaves and the call."""
 
+import contextlib
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 from flax import linen, nnx
 
+from compare.legs.watch import FlaxWatch
 from compare.result import UsageError
 from compare.structure import Call
 
@@ -28,12 +30,13 @@ class FlaxFunction:
     Args:
         leaves: every parameter, statistic and buffer by dotted path.
         kinds: what each leaf is.
-        apply: ``(leaves, call) -> (output, leaves after the call)``, traceable by JAX.
+        apply: ``(leaves, call, watch) -> (output, leaves after the call)``, traceable by JAX; ``watch`` records
+            checkpoints, None does not.
     """
 
     leaves: Mapping[str, np.ndarray]
     kinds: Mapping[str, LeafKind]
-    apply: Callable[[Mapping[str, Any], Call], tuple[Any, dict[str, Any]]]
+    apply: Callable[[Mapping[str, Any], Call, FlaxWatch | None], tuple[Any, dict[str, Any]]]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -89,11 +92,12 @@ def _nnx_function(model: nnx.Module, mode: Mode, static: dict[str, Any]) -> Flax
     leaves = {names[path]: np.array(_value(variable)) for path, variable in kept.items()}
     kinds: dict[str, LeafKind] = {names[path]: _nnx_kind(variable) for path, variable in kept.items()}
 
-    def apply(values: Mapping[str, Any], call: Call) -> tuple[Any, dict[str, Any]]:
+    def apply(values: Mapping[str, Any], call: Call, watch: FlaxWatch | None) -> tuple[Any, dict[str, Any]]:
         filled = [(path, _replaced(v, values[names[path]]) if path in names else v) for path, v in flat.items()]
         merged = nnx.merge(graphdef, nnx.from_flat_state(filled))
         extra = {"rngs": jax.random.key(0)} if takes_rngs and mode == "train" and "rngs" not in call.kwargs else {}
-        output = getattr(merged, method)(*call.args, **{**extra, **keywords, **call.kwargs})
+        with watch.nnx(merged) if watch else contextlib.nullcontext():
+            output = getattr(merged, method)(*call.args, **{**extra, **keywords, **call.kwargs})
         after = {path: _value(variable) for path, variable in nnx.to_flat_state(nnx.state(merged))}
         return output, {names[path]: value for path, value in after.items() if path in names}
 
@@ -143,12 +147,13 @@ def _linen_function(
     }
     changing = mutable if mutable is not None else [c for c in variables if c != "params"] if mode == "train" else False
 
-    def apply(values: Mapping[str, Any], call: Call) -> tuple[Any, dict[str, Any]]:
+    def apply(values: Mapping[str, Any], call: Call, watch: FlaxWatch | None) -> tuple[Any, dict[str, Any]]:
         filled = jax.tree.unflatten(structure, [values[name] for name in names.values()])
         rngs = {"dropout": jax.random.key(0)} if mode == "train" else {}
-        result = model.apply(
-            filled, *call.args, rngs=rngs, mutable=changing, method=method, **{**keywords, **call.kwargs}
-        )
+        with watch.linen() if watch else contextlib.nullcontext():
+            result = model.apply(
+                filled, *call.args, rngs=rngs, mutable=changing, method=method, **{**keywords, **call.kwargs}
+            )
         if changing is False:
             return result, dict(values)
         output, changed = result

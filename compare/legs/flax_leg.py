@@ -1,7 +1,7 @@
 """The Flax leg: traced once per precision and shape, compiled, and run on every case."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
@@ -13,6 +13,7 @@ from compare.legs.dropout import replay_in_flax
 from compare.legs.flax_function import FlaxFunction
 from compare.legs.lift import independent_outputs, lift
 from compare.legs.run import Case, Run
+from compare.legs.watch import Checkpoint, FlaxWatch
 from compare.result import UsageError
 from compare.structure import Call, as_call, flatten, is_floating, rebuild
 from compare.weights import WeightMapping
@@ -61,6 +62,36 @@ class FlaxLeg:
             if key not in self._compiled:
                 self._compiled[key] = self._compile(case.call, arguments)
             return self._compiled[key](arguments)
+
+    def trace(self, case: Case) -> tuple[Checkpoint, ...]:
+        """What goes into and comes out of every submodule in ``case``, with gradients."""
+        with self._precision():
+            arguments = self._arguments(case)
+            count = FlaxWatch()
+            jax.eval_shape(lambda given: self._watched(case.call, given, count), arguments)
+            shifts = {key: jnp.zeros(value.shape, value.dtype) for key, value in count.values.items()}
+            watch = FlaxWatch()
+
+            def function(arguments: Arguments, shifts: dict[str, Any]) -> Any:
+                def shifted(shifts: dict[str, Any]) -> Any:
+                    nonlocal watch
+                    watch = FlaxWatch(shifts)
+                    return self._watched(case.call, arguments, watch)
+
+                differentiable, vjp, values = jax.vjp(shifted, shifts, has_aux=True)
+                cotangents = {path: case.cotangents[path] for path in differentiable}
+                return values, vjp({p: jnp.asarray(cotangents[p], v.dtype) for p, v in differentiable.items()})[0]
+
+            closed, shape = jax.make_jaxpr(function, return_shape=True)(arguments, shifts)
+            lifted = lift(closed) if self.precision == "float64" else jex.jaxpr_as_fun(closed)
+            flat = jax.jit(lambda leaves: lifted(*leaves))(jax.tree.leaves((arguments, shifts)))
+            values, gradients = jax.tree.unflatten(jax.tree.structure(shape), flat)
+            return watch.checkpoints(values, gradients)
+
+    def _watched(self, call: Call, arguments: Arguments, watch: FlaxWatch) -> Any:
+        parameters, others, floating, integers, cotangents, masks = arguments
+        outputs, _ = self._forward(call, {**parameters, **others}, {**floating, **integers}, masks, watch)
+        return _differentiable(outputs, cotangents), watch.values
 
     @contextlib.contextmanager
     def _precision(self) -> Iterator[None]:
@@ -123,17 +154,8 @@ class FlaxLeg:
         masks: tuple[Any, ...],
     ) -> Any:
         def forward(parameters: dict[str, Any], floating: dict[str, Any]) -> Any:
-            given = rebuild(call, {**floating, **integers})
-            flax_call = as_call(self.to_flax(*given.args, **given.kwargs)) if self.to_flax else given
-            with replay_in_flax(masks):
-                returned, after = self.function.apply({**parameters, **others}, flax_call)
-            outputs = self._outputs(returned)
-            differentiable = {
-                path: value
-                for path, value in outputs.items()
-                if path in cotangents and value.shape == cotangents[path].shape
-            }
-            return differentiable, (outputs, {path: after[path] for path in others})
+            outputs, after = self._forward(call, {**parameters, **others}, {**floating, **integers}, masks, None)
+            return _differentiable(outputs, cotangents), (outputs, {path: after[path] for path in others})
 
         if not cotangents:
             _, (outputs, statistics) = forward(parameters, floating)
@@ -142,6 +164,22 @@ class FlaxLeg:
         given = {path: cotangents[path].astype(value.dtype) for path, value in differentiable.items()}
         parameter_gradients, input_gradients = vjp(given)
         return outputs, parameter_gradients, input_gradients, statistics
+
+    def _forward(
+        self,
+        call: Call,
+        leaves: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        masks: tuple[Any, ...],
+        watch: FlaxWatch | None,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        given = rebuild(call, inputs)
+        flax_call = as_call(self.to_flax(*given.args, **given.kwargs)) if self.to_flax else given
+        if watch is not None:
+            watch.begin()
+        with replay_in_flax(masks):
+            returned, after = self.function.apply(leaves, flax_call, watch)
+        return self._outputs(returned), after
 
     def _outputs(self, returned: Any) -> dict[str, Any]:
         selected = returned if self.select is None else self.select(returned)
@@ -152,3 +190,10 @@ class FlaxLeg:
         if self.loss is not None:
             outputs["loss"] = self.loss(selected)
         return outputs
+
+
+def _differentiable(outputs: Mapping[str, Any], cotangents: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs that have a cotangent of their shape; another shape is another check's finding."""
+    return {
+        path: value for path, value in outputs.items() if path in cotangents and value.shape == cotangents[path].shape
+    }

@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from compare.structure import Call
 
-__all__ = ["Case", "Event", "Flow", "Run", "flow"]
+__all__ = ["Case", "Flow", "Run", "flow"]
 
 Flow = Literal["none", "zero", "non-zero"]
 
@@ -35,15 +35,6 @@ class Case:
 
 
 @dataclasses.dataclass(frozen=True)
-class Event:
-    """One call of a submodule: its name, and the arrays that went in and came out, by path."""
-
-    module: str
-    inputs: Mapping[str, np.ndarray]
-    outputs: Mapping[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
 class Run:
     """What came out.
 
@@ -52,14 +43,14 @@ class Run:
         parameter_gradients: torch name -> array, or None where no gradient flows.
         input_gradients: input path -> array or None.
         statistics: buffers after the call, by torch name.
-        events: calls of submodules in order, where asked for.
+        checkpoints: edges of the submodules' calls in order, where asked for.
     """
 
     outputs: Mapping[str, np.ndarray]
     parameter_gradients: Mapping[str, np.ndarray | None] = dataclasses.field(default_factory=dict)
     input_gradients: Mapping[str, np.ndarray | None] = dataclasses.field(default_factory=dict)
     statistics: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    events: tuple[Event, ...] = ()
+    checkpoints: tuple[Any, ...] = ()
 
 
 def flow(gradient: np.ndarray | None, noise: float = 0.0) -> Flow:

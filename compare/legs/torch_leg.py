@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from compare.legs.dropout import TorchMasks
-from compare.legs.run import Case, Event, Run
+from compare.legs.run import Case, Run
+from compare.legs.watch import TorchWatch
 from compare.result import UsageError
 from compare.structure import Call, flatten, is_floating, rebuild, to_numpy
 from compare.verdict import unit_roundoff
@@ -49,28 +51,35 @@ class TorchLeg:
         # Tied names are listed once, as the mapping lists them.
         self._buffers = dict(self.model.named_buffers())
 
-    def run(self, case: Case, perturbation: int | None = None, trace: bool = False) -> Run:
+    def run(
+        self,
+        case: Case,
+        perturbation: int | None = None,
+        trace: bool = False,
+        edit: AbstractContextManager[Any] | None = None,
+    ) -> Run:
         """Runs ``case`` forward, and backward if it has cotangents.
 
         Args:
             case: weights, inputs, cotangents and dropout masks.
             perturbation: a seed; then inputs, weights and every module's output are moved by one rounding.
-            trace: whether to record the calls of submodules.
+            trace: whether to record checkpoints, with their gradients.
+            edit: a hypothesis: a context in which the model computes something else.
         """
         noise = None if perturbation is None else _Noise(perturbation, self.precision)
         self._load(case.weights, noise)
         arguments, leaves = self._arguments(case.call, noise)
-        events: list[Event] = []
-        with self._environment(case, noise, events if trace else None):
+        watch = TorchWatch() if trace else None
+        with self._environment(case, noise, watch), edit or contextlib.nullcontext():
             returned = self.model(*arguments.args, **arguments.kwargs)
             outputs = self._outputs(returned)
-            gradients = self._backward(outputs, leaves, case)
+            gradients = self._backward(outputs, leaves, case, watch is not None)
         return Run(
             outputs={path: to_numpy(value) for path, value in outputs.items()},
             parameter_gradients={name: gradients[f"p.{name}"] for name in self._parameters} if gradients else {},
             input_gradients={path: gradients[f"i.{path}"] for path in leaves} if gradients else {},
             statistics={name: to_numpy(value) for name, value in self._buffers.items()},
-            events=tuple(events),
+            checkpoints=watch.checkpoints() if watch else (),
         )
 
     def record_masks(self, case: Case, seed: int) -> tuple[np.ndarray, ...]:
@@ -101,13 +110,13 @@ class TorchLeg:
         return rebuild(call, tensors), leaves
 
     @contextlib.contextmanager
-    def _environment(self, case: Case, noise: "_Noise | None", events: list[Event] | None) -> Iterator[None]:
-        hooks = []
-        for name, module in self.model.named_modules():
-            if events is not None:
-                hooks.append(module.register_forward_hook(_recorder(name, events), with_kwargs=True))
-            if noise is not None:
+    def _environment(self, case: Case, noise: "_Noise | None", watch: TorchWatch | None) -> Iterator[None]:
+        hooks: list[Any] = []
+        if noise is not None:
+            for module in self.model.modules():
                 hooks.append(module.register_forward_hook(lambda _m, _i, output: _move(output, noise)))
+        if watch is not None:
+            hooks += watch.hooks(self.model)
         masks = TorchMasks(replay=case.masks) if self.mode == "train" else contextlib.nullcontext()
         # What the backward pass reads is moved too: where a tanh saturates, its derivative is nothing but rounding.
         moved = contextlib.nullcontext() if noise is None else saved_tensors_hooks(lambda saved: saved, noise)
@@ -138,7 +147,7 @@ class TorchLeg:
         return outputs
 
     def _backward(
-        self, outputs: Mapping[str, torch.Tensor], leaves: Mapping[str, torch.Tensor], case: Case
+        self, outputs: Mapping[str, torch.Tensor], leaves: Mapping[str, torch.Tensor], case: Case, everywhere: bool
     ) -> dict[str, np.ndarray | None]:
         if not case.cotangents:
             return {}
@@ -152,7 +161,13 @@ class TorchLeg:
         found: dict[str, np.ndarray | None] = {f"p.{name}": None for name in self._parameters}
         found |= {f"i.{path}": None for path in leaves}
         if terms and wanted:
-            gradients = torch.autograd.grad(torch.stack(terms).sum(), list(wanted.values()), allow_unused=True)
+            total = torch.stack(terms).sum()
+            if everywhere:  # gradients at checkpoints too, which only ``backward`` fills in
+                self.model.zero_grad(set_to_none=True)
+                total.backward()
+                gradients = [tensor.grad for tensor in wanted.values()]
+            else:
+                gradients = list(torch.autograd.grad(total, list(wanted.values()), allow_unused=True))
             for name, gradient in zip(wanted, gradients, strict=True):
                 found[name] = None if gradient is None else to_numpy(gradient)
         return found
@@ -178,11 +193,3 @@ def _move(output: Any, noise: _Noise) -> Any:
         return noise(output)
     leaves = {path: noise(leaf) for path, leaf in flatten(output).items()}
     return rebuild(output, leaves) if leaves else output
-
-
-def _recorder(name: str, events: list[Event]) -> Callable[..., None]:
-    def record(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        inputs = {path: to_numpy(leaf) for path, leaf in flatten(Call(args, kwargs)).items()}
-        events.append(Event(name, inputs, {path: to_numpy(leaf) for path, leaf in flatten(output).items()}))
-
-    return record
