@@ -70,7 +70,7 @@ def test_squared_error_refuses_to_broadcast() -> None:
 @pytest.mark.parametrize("loss", [cross_entropy, negative_log_likelihood])
 def test_labels_of_another_kind_are_refused(loss: object, outputs: jax.Array, labels: jax.Array) -> None:
     assert callable(loss)
-    with pytest.raises(ValueError, match="expected outputs of shape .* integer labels"):
+    with pytest.raises(ValueError, match=r"expected outputs of shape .* integer labels"):
         loss(outputs, labels)
 
 

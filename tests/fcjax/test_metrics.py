@@ -33,7 +33,7 @@ def test_without_the_mask_the_figures_are_others() -> None:
 
 
 def test_regression_figures_are_in_the_targets_own_unit() -> None:
-    targets = RNG.normal(300, 90, size=(40, 2)).astype(np.float32) * np.float32([1, 5])
+    targets = (RNG.normal(300, 90, size=(40, 2)) * [1, 5]).astype(np.float32)
     predictions = targets + RNG.normal(0, 20, size=targets.shape).astype(np.float32)
     dataset = regression(targets)
     assert dataset.target_scaling is not None

@@ -60,14 +60,16 @@ CASES: dict[str, tuple[Factory, Dataset]] = {
 def test_the_loss_falls_under_pmap(name: str) -> None:
     factory, dataset = CASES[name]
     rate = 1e-4 if name == "A3" else 1e-2  # A3 sees bytes as they are here, without scaling
-    result = fit(factory, dataset, TrainConfig(epochs=4, batch_size=10, learning_rate=rate, devices="4"), progress=False)
+    result = fit(
+        factory, dataset, TrainConfig(epochs=4, batch_size=10, learning_rate=rate, devices="3"), progress=False
+    )
     losses = [entry["train"]["loss"][0] for entry in result.history]
     assert losses[-1] < 0.9 * losses[0], losses
 
 
 def test_a_model_that_does_not_learn_is_seen() -> None:
     factory, dataset = CASES["A2"]
-    config = TrainConfig(epochs=4, batch_size=10, learning_rate=1e-12, devices="4")
+    config = TrainConfig(epochs=4, batch_size=10, learning_rate=1e-12, devices="3")
     losses = [entry["train"]["loss"][0] for entry in fit(factory, dataset, config, progress=False).history]
     assert not losses[-1] < 0.9 * losses[0]
 
@@ -77,6 +79,6 @@ def test_a_mask_and_a_dead_selector_stay_as_they_are() -> None:
         factory, dataset = CASES[name]
         model = factory(nnx.Rngs(0))
         result = fit(model, dataset, TrainConfig(epochs=1, batch_size=10, devices="2"), progress=False)
-        before, after = getattr(model, path)[...], getattr(result.model, path)[...]
-        np.testing.assert_array_equal(before, after)
-        assert (np.asarray(model.kernel[...]) != np.asarray(result.model.kernel[...])).any()
+        before, after = nnx.to_pure_dict(nnx.state(model)), nnx.to_pure_dict(nnx.state(result.model))
+        np.testing.assert_array_equal(before[path], after[path])
+        assert (np.asarray(before["kernel"]) != np.asarray(after["kernel"])).any()

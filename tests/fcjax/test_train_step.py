@@ -22,6 +22,13 @@ from fcjax.train_step import Batch, Learner
 
 RNG = np.random.default_rng(0)
 ZERO = jnp.int32(0)
+PIXELS = Scaling(np.asarray(100, np.float32), np.asarray(70, np.float32))
+
+
+def weights(layer: nnx.Linear) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias in float64."""
+    assert layer.bias is not None
+    return np.asarray(layer.kernel[...], np.float64), np.asarray(layer.bias[...], np.float64)
 
 
 def some_batch(rows: int, real: int, features: int = 3, outputs: int = 2) -> Batch:
@@ -34,13 +41,13 @@ def test_a_step_is_the_mean_gradient_over_real_rows_by_hand() -> None:
     model = FlaxModel(3, 5, 2, rngs=nnx.Rngs(0))
     pure, state = create_state(model, optax.sgd(0.1), seed=0)
     batch = some_batch(6, real=4)
-    scaling = Scaling(np.float32(0.3), np.float32(1.7))
+    scaling = Scaling(np.asarray(0.3, np.float32), np.asarray(1.7, np.float32))
     learner = Learner(pure, "regression", squared_error, optax.sgd(0.1), scaling, None)
     after, sums = jax.jit(learner.train_step)(state, batch)
 
     x = (np.asarray(batch.inputs[:4], np.float64) - 0.3) / 1.7
-    W1, b1 = (np.asarray(model.layer1.kernel[...], np.float64), np.asarray(model.layer1.bias[...], np.float64))
-    W2, b2 = (np.asarray(model.layer2.kernel[...], np.float64), np.asarray(model.layer2.bias[...], np.float64))
+    W1, b1 = weights(model.layer1)
+    W2, b2 = weights(model.layer2)
     h = x @ W1 + b1  # (4, 5)
     error = h @ W2 + b2 - np.asarray(batch.targets[:4])  # (4, 2)
     dy = 2 * error / error.size
@@ -169,15 +176,14 @@ def test_masked_evaluation_is_plain_evaluation() -> None:
     pure, state = create_state(model, optax.sgd(0.1), seed=0)
     inputs = RNG.integers(0, 256, size=(23, 2, 2)).astype(np.uint8).reshape(23, 4)
     labels = RNG.integers(0, 3, size=23).astype(np.int32)
-    learner = Learner(pure, "classification", cross_entropy, optax.sgd(0.1), Scaling(np.float32(100), np.float32(70)))
+    learner = Learner(pure, "classification", cross_entropy, optax.sgd(0.1), PIXELS)
     plan = Plan(23, 5, 1)
     sums = jax.jit(partial(evaluate, learner, plan))(state, Arrays(jnp.asarray(inputs), jnp.asarray(labels)), ZERO)
 
     x = (inputs.astype(np.float64) - 100) / 70
     first, last = model.layers
-    logits = np.maximum(x @ np.asarray(first.kernel[...]) + np.asarray(first.bias[...]), 0) @ np.asarray(
-        last.kernel[...]
-    ) + np.asarray(last.bias[...])
+    (W1, b1), (W2, b2) = weights(first), weights(last)
+    logits = np.maximum(x @ W1 + b1, 0) @ W2 + b2
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(23), labels]
     assert int(sums["count"]) == 23
     assert int(sums["correct"]) == (logits.argmax(axis=1) == labels).sum()
