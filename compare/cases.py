@@ -73,8 +73,13 @@ def _fan_in(leaf: TorchLeaf, leaves: Mapping[str, TorchLeaf]) -> int:
     return max(int(np.prod(sibling.shape[1:])), 1)
 
 
-def make_cases(port: Port) -> Iterator[Case]:
-    """All cases of a port, without cotangents and masks; the first is the user's own."""
+def make_cases(port: Port, largest_output: Callable[[Case], float]) -> Iterator[Case]:
+    """All cases of a port, without cotangents and masks; the first is the user's own.
+
+    Args:
+        port: what is checked.
+        largest_output: the largest absolute value that the reference returns; it may raise.
+    """
     call = torch_call(port)
     given, redrawn = given_weights(port.torch_model), redraw_weights(port.torch_model, port.seed + 1)
     yield Case("given weights, given inputs", given, call)
@@ -82,17 +87,49 @@ def make_cases(port: Port) -> Iterator[Case]:
         yield Case("redrawn weights, given inputs", redrawn, call)
     if isinstance(port.inputs, Inputs) and not callable(port.inputs.flax):
         return
-    for name, probe, kinks in _probes(call, frozenset(port.frozen), port.ranges or {}, port.seed + 2):
+    free = _free_inputs(call, frozenset(port.frozen))
+    for name, probe, kinks in _probes(call, free, port.ranges or {}, port.seed + 2):
         yield Case(f"redrawn weights, {name}", redrawn, probe, kinks=kinks)
+    driven = _driven(Case("redrawn weights, inputs for large outputs", redrawn, call), free, largest_output)
+    if driven is not None:
+        yield driven
+
+
+def _free_inputs(call: Call, frozen: frozenset[str]) -> Arrays:
+    """The arrays of ``call`` that probes may change."""
+    return {p: a for p, a in flatten(call).items() if p not in frozen and _bare(p) not in frozen and a.size}
+
+
+# Probabilities of e^-300 are zero in float32 and not in float64: a logarithm taken of them shows.
+_LARGE_OUTPUT = 300.0
+
+
+def _driven(case: Case, free: Arrays, largest_output: Callable[[Case], float]) -> Case | None:
+    """``case`` with its inputs scaled until the largest output is about 300; None where that can't be reached."""
+    floating = {path: array for path, array in free.items() if is_floating(array)}
+
+    def scaled(exponent: float) -> Case:
+        arrays = {path: _exact(10.0**exponent * array) for path, array in floating.items()}
+        return dataclasses.replace(case, call=rebuild(case.call, arrays))
+
+    low, high = -2.0, 6.0
+    try:
+        while high - low > 0.1:
+            middle = (low + high) / 2
+            too_large = not largest_output(scaled(middle)) <= _LARGE_OUTPUT
+            low, high = (low, middle) if too_large else (middle, high)
+        reached = largest_output(scaled(low))
+    except Exception:  # a reference that refuses such inputs has nothing to say about them
+        return None
+    return scaled(low) if _LARGE_OUTPUT / 2 <= reached <= _LARGE_OUTPUT else None
 
 
 def _probes(
-    call: Call, frozen: frozenset[str], ranges: Mapping[str, tuple[int, int]], seed: int
+    call: Call, inputs: Arrays, ranges: Mapping[str, tuple[int, int]], seed: int
 ) -> Iterator[tuple[str, Call, bool]]:
     random = np.random.default_rng(seed)
-    inputs = {path: array for path, array in flatten(call).items() if path not in frozen and _bare(path) not in frozen}
-    floating = {path: array for path, array in inputs.items() if is_floating(array) and array.size}
-    integers = {p: a for p, a in inputs.items() if np.issubdtype(a.dtype, np.integer) and a.size}
+    floating = {path: array for path, array in inputs.items() if is_floating(array)}
+    integers = {path: array for path, array in inputs.items() if np.issubdtype(array.dtype, np.integer)}
     drawn = {path: random.integers(*_bounds(path, a, ranges), a.shape).astype(a.dtype) for path, a in integers.items()}
 
     def made(change: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Call:

@@ -2,10 +2,11 @@
 
 import dataclasses
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import torch
 
 from compare.adequacy import check_adequacy
@@ -15,11 +16,12 @@ from compare.checks.outputs import check_outputs
 from compare.checks.parameters import check_parameters, check_weights, count_parameters
 from compare.checks.precision import GRADIENT_PREFIX, check_precision
 from compare.checks.statistics import check_statistics
-from compare.evidence import Evidence, Legs, gather
+from compare.evidence import Evidence, LegError, Legs, gather, largest_output, sentence_of
 from compare.legs.dropout import MaskMismatchError
 from compare.legs.flax_function import FlaxFunction, flax_function
 from compare.legs.flax_leg import FlaxLeg
 from compare.legs.numpy_leg import NumpyLeg
+from compare.legs.run import Case
 from compare.legs.torch_leg import TorchLeg
 from compare.port import Port
 from compare.result import CheckResult, Report, UsageError
@@ -52,34 +54,69 @@ def check(torch_model: torch.nn.Module | Port, flax_model: Any = None, inputs: A
     port = torch_model if isinstance(torch_model, Port) else Port(torch_model, flax_model, inputs, **fields)
     if isinstance(torch_model, Port) and (flax_model is not None or inputs is not None or fields):
         raise UsageError("check: a Port holds all fields; use dataclasses.replace(port, ...) to change one")
-    function = flax_function(
-        port.flax_model, port.mode, port.flax_call, port.flax_variables, lambda: _flax_example(port)
-    )
-    mapping = propose_mapping(port.torch_model, function.shapes, port.mapping)
-    legs = _legs(port, function, mapping)
-    weights = given_weights(port.torch_model)
-    counts = count_parameters(
-        port.torch_model, function, legs.numpy.parameter_count(weights) if legs.numpy else None, port.formula
-    )
-    results = [
-        check_weights(mapping, function, weights, copied=port.weights == "torch"),
-        check_parameters(counts, mapping, port.torch_model, function),
-    ]
-    evidence: tuple[Evidence, ...] = ()
-    if not any(problem.side == "both" for problem in mapping.problems):
-        evidence, failure = _gather(port, legs)
-        results += _judge(port, evidence) if failure is None else [failure]
-    return Report(
-        name=port.title,
-        checks=tuple(_expected(result, port) for result in results),
-        numbers={"parameters": counts, **_numbers(results, evidence)},
-        settings=_settings(port, legs),
-    )
+    # The user's random numbers go on as if nothing had been run.
+    with torch.random.fork_rng(devices=[]):
+        return _report(port)
 
 
 def assert_port(torch_model: torch.nn.Module | Port, flax_model: Any = None, inputs: Any = None, **fields: Any) -> None:
     """``check`` for a test suite: raises an ``AssertionError`` with the report's text unless the port passes."""
     check(torch_model, flax_model, inputs, **fields).raise_for_failure()
+
+
+def _report(port: Port) -> Report:
+    try:
+        function = flax_function(
+            port.flax_model, port.mode, port.flax_call, port.flax_variables, lambda: _flax_example(port)
+        )
+    except UsageError:
+        raise
+    except Exception as error:  # a Linen model is initialised by a call
+        _expect_torch_runs(port)
+        sentence = f"the Flax model can't be initialised on inputs that torch takes: {sentence_of(error)}"
+        return Report(port.title, (_expected(CheckResult("outputs", "failed", sentence), port),))
+    mapping = propose_mapping(port.torch_model, function.shapes, port.mapping)
+    legs = _legs(port, function, mapping)
+    weights = given_weights(port.torch_model)
+    counts = count_parameters(port.torch_model, function, _numpy_count(legs, weights), port.formula)
+    results = [
+        check_weights(mapping, function, weights, copied=port.weights == "torch"),
+        check_parameters(counts, mapping, port.torch_model, function),
+    ]
+    evidence: tuple[Evidence, ...] = ()
+    refused: dict[str, str] = {}
+    if not any(problem.side == "both" for problem in mapping.problems):
+        try:
+            cases = make_cases(port, largest_output(legs.torch64, port.mode, port.seed))
+            evidence, refused = gather(legs, cases, port.mode, port.seed)
+            results += _judge(port, evidence)
+        except MaskMismatchError as error:
+            results.append(CheckResult("outputs", "failed", str(error)))
+        except LegError as error:
+            results.append(CheckResult("outputs", "failed" if error.leg == "flax" else "error", str(error)))
+    return Report(
+        name=port.title,
+        checks=tuple(_expected(result, port) for result in results),
+        numbers={"parameters": counts, **_numbers(results, evidence)},
+        settings=_settings(port, legs, refused),
+    )
+
+
+def _expect_torch_runs(port: Port) -> None:
+    case = Case("given weights, given inputs", given_weights(port.torch_model), torch_call(port))
+    try:
+        TorchLeg(port.torch_model, "float64", "eval", port.torch_select).run(case)
+    except Exception as error:
+        raise UsageError(f"the torch model does not take these inputs: {sentence_of(error)}") from error
+
+
+def _numpy_count(legs: Legs, weights: dict[str, np.ndarray]) -> int | None:
+    if legs.numpy is None:
+        return None
+    try:
+        return legs.numpy.parameter_count(weights)
+    except Exception as error:
+        raise UsageError(f"numpy_model: it can't be made from torch's weights: {sentence_of(error)}") from error
 
 
 def _flax_example(port: Port) -> Call:
@@ -102,31 +139,6 @@ def _legs(port: Port, function: FlaxFunction, mapping: WeightMapping) -> Legs:
         flax32=FlaxLeg(function, mapping, "float32", to_flax, port.flax_select, jax_loss),
         numpy=None if port.numpy_model is None else NumpyLeg(port.numpy_model, port.torch_select, torch_loss),
     )
-
-
-def _gather(port: Port, legs: Legs) -> tuple[tuple[Evidence, ...], CheckResult | None]:
-    """The evidence, or why there is none: a port that can't be run on torch's inputs is not right."""
-    first = next(iter(make_cases(port)))
-    try:
-        legs.torch64.run(first) if port.mode == "eval" else legs.torch64.record_masks(first, port.seed)
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(f"the torch model does not take these inputs: {_sentence(error)}") from error
-    try:
-        return gather(legs, make_cases(port), port.mode, port.seed), None
-    except UsageError:
-        raise
-    except MaskMismatchError as error:
-        return (), CheckResult("outputs", "failed", str(error))
-    except Exception as error:
-        detail = f"the Flax model does not run on inputs that torch takes: {_sentence(error)}"
-        return (), CheckResult("outputs", "failed", detail)
-
-
-def _sentence(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"
 
 
 def _judge(port: Port, evidence: tuple[Evidence, ...]) -> list[CheckResult]:
@@ -169,8 +181,8 @@ def _numbers(results: list[CheckResult], evidence: tuple[Evidence, ...]) -> dict
     }
 
 
-def _settings(port: Port, legs: Legs) -> dict[str, Any]:
-    return {
+def _settings(port: Port, legs: Legs, refused: Mapping[str, str]) -> dict[str, Any]:
+    settings = {
         "mode": port.mode,
         "seed": port.seed,
         "jax": jax.__version__,
@@ -180,3 +192,6 @@ def _settings(port: Port, legs: Legs) -> dict[str, Any]:
         "matmul precision": "highest (no TF32)",
         "islands lifted": "; ".join(legs.flax64.islands) or "none",
     }
+    if refused:
+        settings["probes that torch refuses"] = "; ".join(f"{name} ({reason})" for name, reason in refused.items())
+    return settings

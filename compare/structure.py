@@ -62,6 +62,7 @@ def to_numpy(array: Any) -> np.ndarray:
         array = array.detach().cpu()
         if array.dtype.is_floating_point and array.dtype.itemsize == 2:
             array = array.float()  # NumPy has no bfloat16
+        array = array.numpy()
     return np.array(array)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from compare.result import Leaf
 
-__all__ = ["PRECISION_FACTOR", "SAMENESS_FACTOR", "compare_arrays", "spread", "unit_roundoff"]
+__all__ = ["PRECISION_FACTOR", "SAMENESS_FACTOR", "compare_arrays", "own_rounding", "spread", "unit_roundoff"]
 
 # In float64 every porting mistake stands many orders of magnitude above the spread (an epsilon of 1e-12 for 1e-6 in a
 # LayerNorm: 9e-6 against 1e-15), so the factor can afford to cover sums in another order over thousands of terms.
@@ -46,8 +46,20 @@ def spread(reference: np.ndarray, perturbed: Sequence[np.ndarray], dtype: str) -
     return max([floor, *(deviation if np.isfinite(deviation) else np.inf for deviation in deviations)])
 
 
+def own_rounding(found: np.ndarray, lower: np.ndarray | None) -> float:
+    """What rounding in float64 does to ``found``, as its own float32 result ``lower`` tells: the same, 2^29 times.
+
+    A function computed badly (a variance as a difference of large squares) moves far more than the reference does, in
+    every precision alike; a mistake is the same size in all of them, and never shows here.
+    """
+    if lower is None or lower.shape != found.shape or found.size == 0:
+        return 0.0
+    deviation = float(np.abs(lower.astype(np.float64) - found).max())
+    return deviation * unit_roundoff("float64") / unit_roundoff("float32") if np.isfinite(deviation) else 0.0
+
+
 def compare_arrays(path: str, reference: np.ndarray, found: np.ndarray, allowed: float) -> Leaf:
-    """Shape first, then non-finite places, then the largest difference and its index.
+    """Shape and kind of number first, then non-finite places, then the largest difference and its index.
 
     Args:
         path: the leaf's name.
@@ -56,6 +68,8 @@ def compare_arrays(path: str, reference: np.ndarray, found: np.ndarray, allowed:
     """
     if reference.shape != found.shape:
         return Leaf(path, np.nan, allowed, detail=f"expected shape {reference.shape}, found {found.shape}")
+    if np.issubdtype(reference.dtype, np.integer) != np.issubdtype(found.dtype, np.integer):
+        return Leaf(path, np.nan, allowed, detail=f"expected dtype {reference.dtype}, found {found.dtype}")
     if reference.size == 0:
         return Leaf(path, 0.0, allowed)
     reference, found = reference.astype(np.float64), found.astype(np.float64)

@@ -217,10 +217,9 @@ def propose_mapping(
         UsageError: ``given`` names an array or path that does not exist.
     """
     leaves = torch_leaves(torch_model)
-    rules = _given_rules(given or {}, leaves, flax_shapes)
-    problems: list[MappingProblem] = []
-    taken = {rule.target for rule in rules}
-    done = {rule.source for rule in rules}
+    rules, problems = _given_rules(given or {}, leaves, flax_shapes)
+    taken = {rule.target for rule in rules} | {problem.name for problem in problems}
+    done = set(given or {})
     without: list[str] = []
     for name, leaf in leaves.items():
         if name in done:
@@ -245,19 +244,53 @@ def propose_mapping(
 
 def _given_rules(
     given: Mapping[str, Any], leaves: Mapping[str, TorchLeaf], flax_shapes: Mapping[str, tuple[int, ...]]
-) -> list[Rule]:
+) -> tuple[list[Rule], list[MappingProblem]]:
     rules: list[Rule] = []
+    problems: list[MappingProblem] = []
     for name, target in given.items():
         path, transform = target if isinstance(target, tuple) else (target, None)
         if name not in leaves:
             raise UsageError(f"mapping: the torch model has no {name!r}; it has {', '.join(leaves)}")
         if path not in flax_shapes:
             raise UsageError(f"mapping: the Flax model has no {path!r}; it has {', '.join(flax_shapes)}")
-        leaf = leaves[name]
-        fitting = [p for _, p in _conventions(leaf) if _fits(leaf, p, flax_shapes[path])]
-        permutation = fitting[0] if fitting and transform is None else None
-        rules.append(Rule(name, path, permutation, transform, leaf.shape))
-    return rules
+        if path in {rule.target for rule in rules}:
+            raise UsageError(f"mapping: {path!r} is given twice; every Flax array is written once")
+        leaf, shape = leaves[name], tuple(flax_shapes[path])
+        if transform is not None:
+            result = _shape_after(transform, leaf)
+            if result == shape:
+                rules.append(Rule(name, path, None, transform, leaf.shape))
+            else:
+                detail = f"expected shape {shape}, found {result} from {name} by the given function"
+                problems.append(MappingProblem(path, "both", detail))
+            continue
+        conventions = [permutation for _, permutation in _conventions(leaf)]
+        fitting = [permutation for permutation in conventions if _fits(leaf, permutation, shape)]
+        if fitting:
+            rules.append(Rule(name, path, fitting[0], shape=leaf.shape))
+        else:
+            problems.append(_misfit(leaf, path, conventions[0], shape))
+    return rules, problems
+
+
+def _shape_after(transform: Callable[[Any], Any], leaf: TorchLeaf) -> tuple[int, ...]:
+    """The shape that a user's function gives; raises a ``UsageError`` unless JAX can trace and transpose it."""
+    import jax
+
+    like = jax.ShapeDtypeStruct(leaf.shape, np.float32)
+    try:
+        result = jax.eval_shape(transform, like)
+        jax.eval_shape(jax.linear_transpose(transform, like), result)
+        linear = not np.any(np.asarray(transform(np.zeros(leaf.shape, np.float32))))
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"mapping: the function given for {leaf.name} is not one that JAX can trace and transpose; expected a "
+            f"linear one of the array's methods and jax.numpy, found {type(error).__name__}: {text}"
+        ) from error
+    if not linear:
+        raise UsageError(f"mapping: the function given for {leaf.name} is not linear: it does not keep zeros")
+    return tuple(result.shape)
 
 
 def _fits(leaf: TorchLeaf, permutation: tuple[int, ...] | None, shape: tuple[int, ...]) -> bool:

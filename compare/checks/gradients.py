@@ -29,7 +29,7 @@ def check_gradients(evidence: Sequence[Evidence], strict: bool) -> CheckResult:
     kinks: list[Leaf] = []
     used = [item for item in evidence if item.finite]
     for item in used:
-        leaves = compare_runs(_without_none(item), _arrays, _filled(item.flax, item), "")
+        leaves = compare_runs(_without_none(item), _arrays, _filled(item.flax, item), lower=item.flax32)
         if item.numpy is not None:
             leaves += compare_runs(_without_none(item), _arrays, _filled(item.numpy, item), "NumPy")
         (kinks if item.case.kinks else regular).extend(leaves)

@@ -7,14 +7,16 @@ import numpy as np
 from compare.evidence import Evidence
 from compare.legs.run import Run
 from compare.result import CheckResult, CheckStatus, Leaf
-from compare.verdict import SAMENESS_FACTOR, compare_arrays, largest_relative, spread, worst
+from compare.verdict import SAMENESS_FACTOR, compare_arrays, largest_relative, own_rounding, spread, worst
 
 __all__ = ["compare_runs", "judge"]
 
 Arrays = Mapping[str, np.ndarray]
 
 
-def compare_runs(evidence: Evidence, select: Callable[[Run], Arrays], found: Run, label: str) -> list[Leaf]:
+def compare_runs(
+    evidence: Evidence, select: Callable[[Run], Arrays], found: Run, label: str = "", lower: Run | None = None
+) -> list[Leaf]:
     """Leaf by leaf: the reference's arrays against ``found``'s, allowed what moving the reference by a rounding does.
 
     Args:
@@ -22,8 +24,11 @@ def compare_runs(evidence: Evidence, select: Callable[[Run], Arrays], found: Run
         select: which arrays of a run are compared.
         found: the run that is judged.
         label: the leg, appended to the leaf's path; empty for Flax.
+        lower: the same leg in float32, which tells how much it rounds itself. How accurate a port may be is another
+            check's question.
     """
     reference, other = select(evidence.reference), select(found)
+    in_float32 = {} if lower is None else select(lower)
     suffix = f" ({label})" if label else ""
     leaves = []
     for path, array in reference.items():
@@ -34,7 +39,8 @@ def compare_runs(evidence: Evidence, select: Callable[[Run], Arrays], found: Run
         if not np.issubdtype(array.dtype, np.floating):
             leaves.append(_exact(name, array, other[path]))
             continue
-        allowed = SAMENESS_FACTOR * spread(array, [select(run)[path] for run in evidence.perturbed], "float64")
+        moved = spread(array, [select(run)[path] for run in evidence.perturbed], "float64")
+        allowed = SAMENESS_FACTOR * max(moved, own_rounding(other[path], in_float32.get(path)))
         leaves.append(compare_arrays(name, array, other[path], allowed))
     extra = [path for path in other if path not in reference]
     surplus = "only the port has it, torch does not"

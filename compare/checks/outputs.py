@@ -14,7 +14,7 @@ def check_outputs(evidence: Sequence[Evidence], strict: bool) -> CheckResult:
     regular: list[Leaf] = []
     kinks: list[Leaf] = []
     for item in evidence:
-        leaves = compare_runs(item, lambda run: run.outputs, item.flax, "")
+        leaves = compare_runs(item, lambda run: run.outputs, item.flax, lower=item.flax32)
         if item.numpy is not None:
             leaves += compare_runs(item, lambda run: run.outputs, item.numpy, "NumPy")
         (kinks if item.case.kinks else regular).extend(leaves)

@@ -8,6 +8,7 @@ from compare.checks.judge import compare_runs, judge
 from compare.evidence import Evidence
 from compare.legs.run import Run
 from compare.result import CheckResult, Leaf
+from compare.verdict import SAMENESS_FACTOR, compare_arrays, spread
 
 __all__ = ["check_statistics"]
 
@@ -26,7 +27,7 @@ def check_statistics(evidence: Sequence[Evidence], momenta: Mapping[str, float],
     regular: list[Leaf] = []
     kinks: list[Leaf] = []
     for item in evidence:
-        (kinks if item.case.kinks else regular).extend(compare_runs(item, _statistics, item.flax, ""))
+        (kinks if item.case.kinks else regular).extend(compare_runs(item, _statistics, item.flax, lower=item.flax32))
     result = judge("statistics", regular, kinks, "running statistics", strict, len(evidence))
     if not regular:
         return CheckResult("statistics", "skipped", "the torch model keeps no running statistics")
@@ -48,7 +49,7 @@ def _statistics(run: Run) -> Mapping[str, np.ndarray]:
 def _unbiased(evidence: Sequence[Evidence], path: str, momenta: Mapping[str, float]) -> bool:
     """Whether torch's update exceeds Flax's in the ratio n / (n - 1) with one whole n, in every case and channel."""
     share = momenta.get(path.rpartition(".")[0])
-    if share is None:
+    if not share:
         return False
     for item in evidence:
         old, new = item.case.weights[path], item.reference.statistics[path]
@@ -56,7 +57,14 @@ def _unbiased(evidence: Sequence[Evidence], path: str, momenta: Mapping[str, flo
         if found.shape != new.shape:
             return False
         unbiased = (new - (1 - share) * old) / share  # torch's batch variance
-        count = share * unbiased / (new - found)  # n, if Flax's is (n - 1) / n of it
-        if not np.allclose(count, np.round(np.median(count)), rtol=1e-6):  # cancellation of two close float64 numbers
+        gap = new - found  # share * unbiased / n, if Flax's variance is (n - 1) / n of torch's
+        known = np.abs(gap) > 1e-9 * np.abs(new)  # a channel without variance does not tell n
+        if not known.any():
+            continue
+        count = np.round(np.median(share * unbiased[known] / gap[known]))
+        if not count >= 2:
+            return False
+        moved = spread(new, [run.statistics[path] for run in item.perturbed], "float64")
+        if not compare_arrays(path, new - share * unbiased / count, found, SAMENESS_FACTOR * moved).agrees:
             return False
     return True

@@ -38,7 +38,7 @@ class TorchMasks(TorchFunctionMode):
             return x
         mask = self._generator.random(tuple(x.shape)) >= p if self._replay is None else next(self._replay)
         self.masks.append(mask)
-        return x * torch.from_numpy(mask) / (1 - p)
+        return x * torch.from_numpy(mask) / (1 - p) if p < 1.0 else torch.zeros_like(x)
 
 
 def _dropout_arguments(

@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -139,7 +140,7 @@ def _linen_function(
         tuple(_key_name(key) for key in path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]
     }
     structure = jax.tree.structure(variables)
-    names = {path: ".".join(path[1:] if path[0] == "params" else path) for path in flat}
+    names = _linen_names(list(flat))
     leaves = {names[path]: np.array(leaf) for path, leaf in flat.items()}
     kinds: dict[str, LeafKind] = {
         names[path]: {"params": "parameter", "batch_stats": "statistic"}.get(path[0], "buffer")  # type: ignore[misc]
@@ -165,6 +166,12 @@ def _linen_function(
         return output, after
 
     return FlaxFunction(leaves, kinds, apply)
+
+
+def _linen_names(paths: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """Dotted names without the collection, where that leaves them apart: "norm.mean" for batch_stats' norm.mean."""
+    bare = Counter(path[1:] for path in paths)
+    return {path: ".".join(path[1:] if path[0] == "params" or bare[path[1:]] == 1 else path) for path in paths}
 
 
 def _key_name(key: Any) -> str:

@@ -51,14 +51,14 @@ class FlaxLeg:
         self.select = select
         self.loss = loss
         self.islands: tuple[str, ...] = ()
-        self._compiled: dict[Any, Callable[[Arguments], Run]] = {}
+        self._compiled: dict[str, Callable[[Arguments], Run]] = {}
+        self._traced: dict[str, Callable[[Arguments], tuple[Checkpoint, ...]]] = {}
 
     def run(self, case: Case) -> Run:
         """Runs ``case`` forward, and backward if it has cotangents."""
         with self._precision():
             arguments = self._arguments(case)
-            signature = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), arguments), jax.tree.structure(arguments)
-            key = str(signature)
+            key = _signature(arguments)
             if key not in self._compiled:
                 self._compiled[key] = self._compile(case.call, arguments)
             return self._compiled[key](arguments)
@@ -67,26 +67,37 @@ class FlaxLeg:
         """What goes into and comes out of every submodule in ``case``, with gradients."""
         with self._precision():
             arguments = self._arguments(case)
-            count = FlaxWatch()
-            jax.eval_shape(lambda given: self._watched(case.call, given, count), arguments)
-            shifts = {key: jnp.zeros(value.shape, value.dtype) for key, value in count.values.items()}
-            watch = FlaxWatch()
+            key = _signature(arguments)
+            if key not in self._traced:
+                self._traced[key] = self._compile_trace(case.call, arguments)
+            return self._traced[key](arguments)
 
-            def function(arguments: Arguments, shifts: dict[str, Any]) -> Any:
-                def shifted(shifts: dict[str, Any]) -> Any:
-                    nonlocal watch
-                    watch = FlaxWatch(shifts)
-                    return self._watched(case.call, arguments, watch)
+    def _compile_trace(self, call: Call, arguments: Arguments) -> Callable[[Arguments], tuple[Checkpoint, ...]]:
+        watch = FlaxWatch()
+        jax.eval_shape(lambda given: self._watched(call, given, watch), arguments)  # only to count what is watched
+        shifts = {key: jnp.zeros(value.shape, value.dtype) for key, value in watch.values.items()}
 
-                differentiable, vjp, values = jax.vjp(shifted, shifts, has_aux=True)
-                cotangents = {path: case.cotangents[path] for path in differentiable}
-                return values, vjp({p: jnp.asarray(cotangents[p], v.dtype) for p, v in differentiable.items()})[0]
+        def function(arguments: Arguments, shifts: dict[str, Any]) -> Any:
+            def shifted(shifts: dict[str, Any]) -> Any:
+                nonlocal watch
+                watch = FlaxWatch(shifts)
+                return self._watched(call, arguments, watch)
 
-            closed, shape = jax.make_jaxpr(function, return_shape=True)(arguments, shifts)
-            lifted = lift(closed) if self.precision == "float64" else jex.jaxpr_as_fun(closed)
-            flat = jax.jit(lambda leaves: lifted(*leaves))(jax.tree.leaves((arguments, shifts)))
-            values, gradients = jax.tree.unflatten(jax.tree.structure(shape), flat)
+            differentiable, vjp, values = jax.vjp(shifted, shifts, has_aux=True)
+            cotangents = {path: arguments[4][path].astype(value.dtype) for path, value in differentiable.items()}
+            return values, vjp(cotangents)[0]
+
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(arguments, shifts)
+        lifted = lift(closed) if self.precision == "float64" else jex.jaxpr_as_fun(closed)
+        compiled = jax.jit(lambda leaves: lifted(*leaves)).lower(jax.tree.leaves((arguments, shifts))).compile()
+
+        def run(given: Arguments) -> tuple[Checkpoint, ...]:
+            values, gradients = jax.tree.unflatten(
+                jax.tree.structure(shape), compiled(jax.tree.leaves((given, shifts)))
+            )
             return watch.checkpoints(values, gradients)
+
+        return run
 
     def _watched(self, call: Call, arguments: Arguments, watch: FlaxWatch) -> Any:
         parameters, others, floating, integers, cotangents, masks = arguments
@@ -125,9 +136,14 @@ class FlaxLeg:
 
         closed, shape = jax.make_jaxpr(flat_function, return_shape=True)(arguments)
         structure = jax.tree.structure(shape)
+        by_function = {rule.target for rule in self.mapping.rules if rule.transform is not None}  # no known inverse
         constant = jax.tree.unflatten(structure, independent_outputs(closed))
         lifted = lift(closed) if self.precision == "float64" else jex.jaxpr_as_fun(closed)
-        compiled = jax.jit(lambda flat: lifted(*flat)).lower(jax.tree.leaves(arguments)).compile()
+        lowered = jax.jit(lambda flat: lifted(*flat)).lower(jax.tree.leaves(arguments))
+        # The float64 program runs a few times only, and says what is computed, not how fast: half the compile time.
+        # The float32 one is compiled as the user's own would be.
+        options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"} if self.precision == "float64" else {}
+        compiled = lowered.compile(options or None)
         self.islands = tuple(dict.fromkeys(getattr(lifted, "islands", ())))
 
         def run(given: Arguments) -> Run:
@@ -138,7 +154,7 @@ class FlaxLeg:
                 outputs=outputs,
                 parameter_gradients=self.mapping.gradients_to_torch(gradients),
                 input_gradients={path: None if constant[2][path] else array for path, array in inputs.items()},
-                statistics=self.mapping.to_torch(statistics),
+                statistics=self.mapping.to_torch({p: a for p, a in statistics.items() if p not in by_function}),
             )
 
         return run
@@ -190,6 +206,11 @@ class FlaxLeg:
         if self.loss is not None:
             outputs["loss"] = self.loss(selected)
         return outputs
+
+
+def _signature(arguments: Arguments) -> str:
+    """What a compiled program depends on: structure, shapes and dtypes."""
+    return str((jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), arguments), jax.tree.structure(arguments)))
 
 
 def _differentiable(outputs: Mapping[str, Any], cotangents: Mapping[str, Any]) -> dict[str, Any]:

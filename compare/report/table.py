@@ -37,7 +37,7 @@ def row(report: Report) -> dict[str, Any]:
         "name": report.name,
         "passed": report.passed,
         "status": report.status,
-        "parameters": report.numbers["parameters"],
+        "parameters": report.numbers.get("parameters", {}),
         "output_error": report.numbers.get("output_error", missing),
         "gradient_error": report.numbers.get("gradient_error", missing),
         "gradient_flow": report.numbers.get("gradient_flow", {}),
