@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
-__all__ = ["MODELS", "OPTIMIZERS", "STRATEGIES", "TASKS", "TrainConfig", "UsageError"]
+__all__ = ["MODELS", "OPTIMIZERS", "SCHEDULES", "STRATEGIES", "TASKS", "TrainConfig", "UsageError"]
 
 
 class UsageError(ValueError):
@@ -17,12 +17,14 @@ class UsageError(ValueError):
 Task = Literal["digits", "mnist", "fashion", "housing", "california"]
 Strategy = Literal["pmap", "jit", "shard"]
 Optimizer = Literal["sgd", "momentum", "adam", "adamw", "rmsprop"]
+Schedule = Literal["cosine", "constant"]
 Model = Literal["article", "mlp"]
 Precision = Literal["float32"]
 
 TASKS: tuple[str, ...] = get_args(Task)
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
 MODELS: tuple[str, ...] = get_args(Model)
 
 
@@ -47,7 +49,9 @@ class TrainConfig:
     optimizer: Optimizer = "adam"
     """Update rule, with PyTorch's defaults."""
     learning_rate: float = 1e-3
-    """Step size."""
+    """Step size at the start."""
+    schedule: Schedule = "cosine"
+    """How the step size goes on: down to 0 along half a cosine, or constant (as in the article)."""
     seed: int = 0
     """Seed of initial weights, order of samples and dropout."""
     seeds: int = 1
@@ -70,6 +74,7 @@ class TrainConfig:
         _one_of("task", self.task, TASKS)
         _one_of("model", self.model, MODELS)
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("strategy", self.strategy, STRATEGIES)
         _one_of("precision", self.precision, get_args(Precision))
         for name in ("epochs", "batch_size", "seeds"):

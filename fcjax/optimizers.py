@@ -1,4 +1,4 @@
-"""Optimisers by name, with PyTorch's defaults where optax has others.
+"""Optimisers and learning-rate schedules by name; optimisers with PyTorch's defaults where optax has others.
 
 | name     | PyTorch                        | differs from optax's default in            |
 |----------|--------------------------------|--------------------------------------------|
@@ -15,9 +15,11 @@ import optax
 
 from fcjax.config import UsageError
 
-__all__ = ["OPTIMIZERS", "make_optimizer"]
+__all__ = ["OPTIMIZERS", "make_optimizer", "make_schedule"]
 
-OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
+Rate = float | optax.Schedule
+
+OPTIMIZERS: dict[str, Callable[[Rate], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
     "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
     "adam": lambda rate: optax.adam(rate, b1=0.9, b2=0.999, eps=1e-8),
@@ -26,8 +28,12 @@ OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
 }
 
 
-def make_optimizer(name: str, learning_rate: float) -> optax.GradientTransformation:
+def make_optimizer(name: str, learning_rate: Rate) -> optax.GradientTransformation:
     """The optimiser called ``name``.
+
+    Args:
+        name: a key of ``OPTIMIZERS``.
+        learning_rate: a number, or a function of the number of steps taken.
 
     Raises:
         UsageError: for an unknown name; the message lists those that exist.
@@ -35,3 +41,19 @@ def make_optimizer(name: str, learning_rate: float) -> optax.GradientTransformat
     if name not in OPTIMIZERS:
         raise UsageError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}; found {name!r}")
     return OPTIMIZERS[name](learning_rate)
+
+
+def make_schedule(name: str, learning_rate: float, steps: int) -> Rate:
+    """The learning rate over a run of ``steps`` steps.
+
+    - ``"constant"``: ``r(t) = learning_rate``
+    - ``"cosine"``: ``r(t) = learning_rate (1 + cos(π t / steps)) / 2`` (Loshchilov & Hutter 2017, without restarts)
+
+    Raises:
+        UsageError: for an unknown name.
+    """
+    if name == "constant":
+        return learning_rate
+    if name == "cosine":
+        return optax.cosine_decay_schedule(learning_rate, steps)
+    raise UsageError(f"schedule: expected cosine or constant; found {name!r}")

@@ -19,7 +19,7 @@ from fcjax.datasets import Dataset, Split
 from fcjax.epoch import Arrays, Plan, evaluate, train_epoch
 from fcjax.losses import Loss, default_loss
 from fcjax.metrics import describe, figures
-from fcjax.optimizers import make_optimizer
+from fcjax.optimizers import make_optimizer, make_schedule
 from fcjax.parallel import Parallel, make_parallel
 from fcjax.progress import Reporter
 from fcjax.run_directory import RunDirectory
@@ -147,7 +147,8 @@ class _Run:
     ) -> "_Run":
         """Initial state, data on the devices, programs compiled."""
         started = time.perf_counter()
-        optimizer = make_optimizer(config.optimizer, config.learning_rate)
+        steps = config.epochs * Plan(len(dataset.train), config.batch_size, 1).steps
+        optimizer = make_optimizer(config.optimizer, make_schedule(config.schedule, config.learning_rate, steps))
         pure, state, name = _initial_state(model, optimizer, config)
         parameters = count_parameters(state.params) // config.seeds
         learner = Learner(
@@ -217,7 +218,7 @@ class _Run:
 
     @property
     def _steps(self) -> int:
-        return -(-len(self.dataset.train) // self.config.batch_size)
+        return Plan(len(self.dataset.train), self.config.batch_size, 1).steps
 
     @property
     def _samples(self) -> int:

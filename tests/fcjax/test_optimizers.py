@@ -9,7 +9,7 @@ import pytest
 
 from fcjax.config import OPTIMIZERS as NAMES
 from fcjax.config import UsageError
-from fcjax.optimizers import OPTIMIZERS, make_optimizer
+from fcjax.optimizers import OPTIMIZERS, make_optimizer, make_schedule
 
 RATE, STEPS = 0.05, 12
 START = np.random.default_rng(0).normal(size=(3, 2))
@@ -67,3 +67,14 @@ def test_table_and_command_line_agree() -> None:
 def test_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"optimizer: expected one of sgd, .*; found 'adagrad'"):
         make_optimizer("adagrad", RATE)
+
+
+def test_schedules_follow_their_formulas() -> None:
+    cosine = make_schedule("cosine", 0.1, 40)
+    assert callable(cosine)
+    for t in range(0, 41, 5):
+        # float32 inside optax: a rounding of 0.1
+        assert abs(float(cosine(t)) - 0.1 * (1 + np.cos(np.pi * t / 40)) / 2) <= 2e-8
+    assert make_schedule("constant", 0.1, 40) == 0.1
+    with pytest.raises(UsageError, match="schedule: expected cosine or constant; found 'step'"):
+        make_schedule("step", 0.1, 40)

@@ -142,6 +142,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(capsys: pytest.Captu
         ({"learning_rate": 0.0}, "learning_rate: expected a finite number above 0, found 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate: .* found nan"),
         ({"optimizer": "adagrad"}, "optimizer: expected one of sgd, .* found 'adagrad'"),
+        ({"schedule": "step"}, "schedule: expected one of cosine, constant; found 'step'"),
         ({"strategy": "ddp"}, "strategy: expected one of pmap, jit, shard; found 'ddp'"),
         ({"task": "cifar"}, "task: expected one of digits, .* found 'cifar'"),
         ({"devices": "99"}, "devices: expected .* found '99'"),
