@@ -11,13 +11,14 @@
 
 from collections.abc import Callable
 
+import chex
 import optax
 
 from fcjax.config import UsageError
 
 __all__ = ["OPTIMIZERS", "make_optimizer", "make_schedule"]
 
-Rate = float | optax.Schedule
+Rate = float | Callable[[chex.Numeric], chex.Numeric]
 
 OPTIMIZERS: dict[str, Callable[[Rate], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
