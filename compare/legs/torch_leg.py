@@ -57,6 +57,7 @@ class TorchLeg:
         perturbation: int | None = None,
         trace: bool = False,
         edit: AbstractContextManager[Any] | None = None,
+        clock: Callable[[], int] = lambda: 0,
     ) -> Run:
         """Runs ``case`` forward, and backward if it has cotangents.
 
@@ -65,11 +66,12 @@ class TorchLeg:
             perturbation: a seed; then inputs, weights and every module's output are moved by one rounding.
             trace: whether to record checkpoints, with their gradients.
             edit: a hypothesis: a context in which the model computes something else.
+            clock: read at each checkpoint.
         """
         noise = None if perturbation is None else _Noise(perturbation, self.precision)
         self._load(case.weights, noise)
         arguments, leaves = self._arguments(case.call, noise)
-        watch = TorchWatch() if trace else None
+        watch = TorchWatch(clock) if trace else None
         with self._environment(case, noise, watch), edit or contextlib.nullcontext():
             returned = self.model(*arguments.args, **arguments.kwargs)
             outputs = self._outputs(returned)

@@ -32,12 +32,14 @@ class Checkpoint:
         edge: what went in, or what came out.
         arrays: values in order of appearance.
         gradients: of the same arrays; None where no gradient flows.
+        clock: how many torch calls came before, where they were counted.
     """
 
     module: str
     edge: Edge
     arrays: tuple[np.ndarray, ...]
     gradients: tuple[np.ndarray | None, ...] = ()
+    clock: int = 0
 
 
 class FlaxWatch:
@@ -130,10 +132,15 @@ class FlaxWatch:
 
 
 class TorchWatch:
-    """Records checkpoints while a torch model runs, by hooks."""
+    """Records checkpoints while a torch model runs, by hooks.
 
-    def __init__(self) -> None:
-        self._edges: list[tuple[str, Edge, list[torch.Tensor]]] = []
+    Args:
+        clock: read at each checkpoint.
+    """
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self._clock = clock
+        self._edges: list[tuple[str, Edge, list[torch.Tensor], int]] = []
 
     def hooks(self, model: torch.nn.Module) -> list[Any]:
         """Registers the hooks on every submodule; the caller removes them."""
@@ -159,10 +166,12 @@ class TorchWatch:
         changed = {}
         for path, leaf in leaves.items():
             if leaf.is_floating_point() and not isinstance(leaf, torch.nn.Parameter):
-                changed[path] = leaf.clone()
+                # Also where torch would keep no gradient, as the zeros added on the Flax side have one everywhere. The
+                # copy is no leaf of the graph, so that code which works in place may change it.
+                changed[path] = (leaf if leaf.requires_grad else leaf.detach().requires_grad_()).clone()
                 if changed[path].requires_grad:
                     changed[path].retain_grad()
-        self._edges.append((name, edge, list(changed.values())))
+        self._edges.append((name, edge, list(changed.values()), self._clock()))
         return rebuild(structure, changed) if changed else structure
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -173,6 +182,7 @@ class TorchWatch:
                 edge,
                 tuple(to_numpy(tensor) for tensor in tensors),
                 tuple(None if tensor.grad is None else to_numpy(tensor.grad) for tensor in tensors),
+                clock,
             )
-            for name, edge, tensors in self._edges
+            for name, edge, tensors, clock in self._edges
         )
