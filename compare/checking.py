@@ -128,10 +128,10 @@ def _flax_example(port: Port) -> Call:
 
 def _legs(port: Port, function: FlaxFunction, mapping: WeightMapping) -> Legs:
     torch_loss, jax_loss = port.loss or (None, None)
-    to_flax: Callable[..., Any] | None = None
+    to_flax: Callable[..., Any] | Call | None = None
     if isinstance(port.inputs, Inputs):
         given = port.inputs.flax
-        to_flax = given if callable(given) else lambda *_, **__: given
+        to_flax = given if callable(given) else as_call(given)
     return Legs(
         torch64=TorchLeg(port.torch_model, "float64", port.mode, port.torch_select, torch_loss),
         torch32=TorchLeg(port.torch_model, "float32", port.mode, port.torch_select, torch_loss),
@@ -192,6 +192,8 @@ def _settings(port: Port, legs: Legs, refused: Mapping[str, str]) -> dict[str, A
         "matmul precision": "highest (no TF32)",
         "islands lifted": "; ".join(legs.flax64.islands) or "none",
     }
+    if isinstance(port.inputs, Inputs) and not callable(port.inputs.flax):
+        settings["inputs"] = "two plain calls, neither varied nor differentiated"
     if refused:
         settings["probes that torch refuses"] = "; ".join(f"{name} ({reason})" for name, reason in refused.items())
     return settings

@@ -90,10 +90,9 @@ def _filled(run: Run, item: Evidence) -> Run:
         name: np.zeros(weights[name].shape) if (g := run.parameter_gradients.get(name)) is None else g
         for name in item.reference.parameter_gradients
     }
-    reference_inputs = item.reference.input_gradients
-    shapes = {path: _input_shape(item, path) for path in reference_inputs}
     inputs = {
-        path: np.zeros(shapes[path]) if (g := run.input_gradients.get(path)) is None else g for path in reference_inputs
+        path: np.zeros(_input_shape(item, path)) if (g := run.input_gradients.get(path)) is None else g
+        for path in item.flax.input_gradients  # none for a Flax call of its own
     }
     return dataclasses.replace(run, parameter_gradients=parameters, input_gradients=inputs)
 

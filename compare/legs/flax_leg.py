@@ -30,7 +30,8 @@ class FlaxLeg:
         function: the model as a pure function.
         mapping: from torch's arrays to the model's leaves.
         precision: "float64" (islands of lower precision lifted) or "float32".
-        to_flax: from the torch call to the Flax call; None where they are alike.
+        to_flax: from the torch call to the Flax call; None where they are alike; or the Flax call itself, and then
+            there are no gradients for the torch call's inputs.
         select: brings the output to torch's structure and layout; None keeps it.
         loss: a function of the selected outputs, compared as one more output.
     """
@@ -40,7 +41,7 @@ class FlaxLeg:
         function: FlaxFunction,
         mapping: WeightMapping,
         precision: Literal["float64", "float32"],
-        to_flax: Callable[..., Any] | None = None,
+        to_flax: Callable[..., Any] | Call | None = None,
         select: Callable[[Any], Any] | None = None,
         loss: Callable[[Any], Any] | None = None,
     ) -> None:
@@ -88,8 +89,7 @@ class FlaxLeg:
             return values, vjp(cotangents)[0]
 
         closed, shape = jax.make_jaxpr(function, return_shape=True)(arguments, shifts)
-        lifted = lift(closed) if self.precision == "float64" else jex.jaxpr_as_fun(closed)
-        compiled = jax.jit(lambda leaves: lifted(*leaves)).lower(jax.tree.leaves((arguments, shifts))).compile()
+        compiled = self._program(closed, jax.tree.leaves((arguments, shifts)))
 
         def run(given: Arguments) -> tuple[Checkpoint, ...]:
             values, gradients = jax.tree.unflatten(
@@ -138,18 +138,13 @@ class FlaxLeg:
         structure = jax.tree.structure(shape)
         by_function = {rule.target for rule in self.mapping.rules if rule.transform is not None}  # no known inverse
         constant = jax.tree.unflatten(structure, independent_outputs(closed))
-        lifted = lift(closed) if self.precision == "float64" else jex.jaxpr_as_fun(closed)
-        lowered = jax.jit(lambda flat: lifted(*flat)).lower(jax.tree.leaves(arguments))
-        # The float64 program runs a few times only, and says what is computed, not how fast: half the compile time.
-        # The float32 one is compiled as the user's own would be.
-        options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"} if self.precision == "float64" else {}
-        compiled = lowered.compile(options or None)
-        self.islands = tuple(dict.fromkeys(getattr(lifted, "islands", ())))
+        compiled = self._program(closed, jax.tree.leaves(arguments))
 
         def run(given: Arguments) -> Run:
             values = jax.tree.unflatten(structure, [np.asarray(v) for v in compiled(jax.tree.leaves(given))])
             outputs, parameters, inputs, statistics = values
             gradients = {path: None if constant[1][path] else array for path, array in parameters.items()}
+            inputs = {} if isinstance(self.to_flax, Call) else inputs
             return Run(
                 outputs=outputs,
                 parameter_gradients=self.mapping.gradients_to_torch(gradients),
@@ -158,6 +153,22 @@ class FlaxLeg:
             )
 
         return run
+
+    def _program(self, closed: Any, arguments: list[Any]) -> Callable[[list[Any]], Any]:
+        """``closed``, compiled: in float64 with its islands lifted, or left as they are where that can't be done."""
+        plain = jex.jaxpr_as_fun(closed)
+        if self.precision == "float32":
+            return jax.jit(lambda leaves: plain(*leaves)).lower(arguments).compile()  # as the user's own would be
+        # This program runs a few times only, and says what is computed, not how fast: half the compile time.
+        options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
+        lifted = lift(closed)
+        try:
+            compiled = jax.jit(lambda leaves: lifted(*leaves)).lower(arguments).compile(options)
+        except Exception as error:
+            self.islands = (f"none, lifting failed ({type(error).__name__}: {str(error)[:100]})",)
+            return jax.jit(lambda leaves: plain(*leaves)).lower(arguments).compile(options)
+        self.islands = tuple(dict.fromkeys(lifted.islands))
+        return compiled
 
     def _forward_and_backward(
         self,
@@ -190,7 +201,10 @@ class FlaxLeg:
         watch: FlaxWatch | None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         given = rebuild(call, inputs)
-        flax_call = as_call(self.to_flax(*given.args, **given.kwargs)) if self.to_flax else given
+        if isinstance(self.to_flax, Call):
+            flax_call = self.to_flax
+        else:
+            flax_call = as_call(self.to_flax(*given.args, **given.kwargs)) if self.to_flax else given
         if watch is not None:
             watch.begin()
         with replay_in_flax(masks):

@@ -70,7 +70,12 @@ class Lifted:
             return values
         if name == "bitcast_convert_type":
             return [raised(r) for r in _as_list(equation.primitive.bind(*values, **params))]
-        results = equation.primitive.bind(*values, **_raised_params(params))
+        params = _raised_params(params)
+        if params.get("update_jaxpr") is not None:  # scatter-add and its kin hold what they do to one element
+            body = self._body(jex.ClosedJaxpr(params["update_jaxpr"], params["update_consts"]))
+            update = jax.make_jaxpr(body)(*[jnp.zeros((), values[0].dtype)] * 2)
+            params = {**params, "update_jaxpr": update.jaxpr, "update_consts": tuple(update.consts)}
+        results = equation.primitive.bind(*values, **params)
         return [raised(r) for r in _as_list(results)]
 
     def _body(self, closed: Any) -> Callable[..., list[Any]]:
