@@ -10,15 +10,15 @@
 """
 
 from collections.abc import Callable
+from typing import Any
 
-import chex
 import optax
 
 from fcjax.config import UsageError
 
 __all__ = ["OPTIMIZERS", "make_optimizer", "make_schedule"]
 
-Rate = float | Callable[[chex.Numeric], chex.Numeric]
+Rate = float | Callable[..., Any]
 
 OPTIMIZERS: dict[str, Callable[[Rate], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
