@@ -16,6 +16,7 @@ from compare.checks.outputs import check_outputs
 from compare.checks.parameters import check_parameters, check_weights, count_parameters
 from compare.checks.precision import GRADIENT_PREFIX, check_precision
 from compare.checks.statistics import check_statistics
+from compare.diagnose import Diagnosis, diagnose
 from compare.evidence import Evidence, LegError, Legs, gather, largest_output, sentence_of
 from compare.legs.dropout import MaskMismatchError
 from compare.legs.flax_function import FlaxFunction, flax_function
@@ -94,12 +95,29 @@ def _report(port: Port) -> Report:
             results.append(CheckResult("outputs", "failed", str(error)))
         except LegError as error:
             results.append(CheckResult("outputs", "failed" if error.leg == "flax" else "error", str(error)))
+    diagnosis = _diagnosis(legs, mapping, evidence, port.strict)
     return Report(
         name=port.title,
         checks=tuple(_expected(result, port) for result in results),
+        first_divergence=diagnosis.divergence,
+        causes=diagnosis.causes,
         numbers={"parameters": counts, **_numbers(results, evidence)},
-        settings=_settings(port, legs, refused),
+        settings=_settings(port, legs, refused, diagnosis.note),
     )
+
+
+def _diagnosis(legs: Legs, mapping: WeightMapping, evidence: tuple[Evidence, ...], strict: bool) -> Diagnosis:
+    """Where and what, if outputs or gradients differ."""
+    failing = [
+        item
+        for item in evidence
+        if (strict or not item.case.kinks)
+        and "failed" in (check_outputs([item], strict=True).status, check_gradients([item], strict=True).status)
+    ]
+    try:
+        return diagnose(legs, mapping, failing)
+    except Exception as error:  # the verdict stands, whatever a model does while it is watched
+        return Diagnosis(None, note=f"the search for the place and the cause broke off: {sentence_of(error)}")
 
 
 def _expect_torch_runs(port: Port) -> None:
@@ -142,11 +160,8 @@ def _legs(port: Port, function: FlaxFunction, mapping: WeightMapping) -> Legs:
 
 
 def _judge(port: Port, evidence: tuple[Evidence, ...]) -> list[CheckResult]:
-    results = [
-        check_outputs(evidence, port.strict),
-        check_gradients(evidence, port.strict),
-        check_precision(evidence),
-    ]
+    results = [check_outputs(evidence, port.strict), check_gradients(evidence, port.strict)]
+    results.append(check_precision(evidence, all(result.status != "failed" for result in results)))
     if port.mode == "train":
         momenta = {
             name: module.momentum
@@ -181,7 +196,7 @@ def _numbers(results: list[CheckResult], evidence: tuple[Evidence, ...]) -> dict
     }
 
 
-def _settings(port: Port, legs: Legs, refused: Mapping[str, str]) -> dict[str, Any]:
+def _settings(port: Port, legs: Legs, refused: Mapping[str, str], note: str) -> dict[str, Any]:
     settings = {
         "mode": port.mode,
         "seed": port.seed,
@@ -194,6 +209,8 @@ def _settings(port: Port, legs: Legs, refused: Mapping[str, str]) -> dict[str, A
     }
     if isinstance(port.inputs, Inputs) and not callable(port.inputs.flax):
         settings["inputs"] = "two plain calls, neither varied nor differentiated"
+    if note:
+        settings["diagnosis"] = note
     if refused:
         settings["probes that torch refuses"] = "; ".join(f"{name} ({reason})" for name, reason in refused.items())
     return settings

@@ -35,10 +35,12 @@ class Diagnosis:
     Args:
         divergence: the first place where the computations part, None if none was found.
         causes: mistakes that reproduce it, each with those behind it.
+        note: why there is nothing to say, where something went wrong.
     """
 
     divergence: Divergence | None
     causes: tuple[Cause, ...] = ()
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,8 +212,8 @@ def _fitting(examiner: _Examiner, accepted: Sequence[Hypothesis], state: _State)
 
 def _hypotheses(site: CallSite) -> Iterator[Hypothesis]:
     for name, summary, fix, replace in variants(site):
-        where = f" in {site.module}" if site.module else ""
-        yield Hypothesis(name, f"{summary}{where}", fix, (Edit(site, replace),))
+        where = f"in {site.module}: " if site.module else ""
+        yield Hypothesis(name, f"{where}{summary}", fix, (Edit(site, replace),))
 
 
 def _widest(
@@ -222,7 +224,7 @@ def _widest(
     alike = [s for s in examiner.sites if s.function == site.function and len(s.shapes) == len(site.shapes)]
     if len(alike) < 2 or after.divergence is None:
         return hypothesis, after
-    bare = hypothesis.summary.removesuffix(f" in {site.module}")
+    bare = hypothesis.summary.removeprefix(f"in {site.module}: ")
     edits = tuple(
         Edit(s, replace)
         for s in alike

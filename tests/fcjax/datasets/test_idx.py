@@ -92,6 +92,7 @@ ZIPPED = gzip.compress(PLAIN, mtime=0)
         (format_idx(ARRAY[:0]), "at least one entry"),
         (PLAIN[:4] + b"\xff" * 4 + PLAIN[8:], "more than the 1073741824 that are allowed"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_each_fault_by_its_name(content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
