@@ -12,7 +12,7 @@ from flax import nnx
 from compare.legs.flax_function import FlaxFunction, flax_function
 from compare.result import UsageError
 from compare.structure import to_numpy
-from compare.weight_files import read_weights, write_weights
+from compare.weight_files import as_tensor, read_weights, write_weights
 from compare.weights import WeightMapping, propose_mapping
 
 __all__ = ["convert", "convert_files"]
@@ -138,4 +138,4 @@ def _write_torch(model: torch.nn.Module, arrays: Mapping[str, np.ndarray]) -> No
     with torch.no_grad():
         for name, tensor in _named(model).items():
             if name in arrays:
-                tensor.copy_(torch.from_numpy(np.ascontiguousarray(arrays[name])))
+                tensor.copy_(as_tensor(arrays[name]))

@@ -3,7 +3,7 @@
 import os
 import pickle
 import tempfile
-import zipfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from compare.result import UsageError
 
-__all__ = ["read_weights", "write_weights"]
+__all__ = ["as_tensor", "read_weights", "write_weights"]
 
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth", ".bin")
 
@@ -41,20 +41,33 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
 
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols: what can't be read is refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UsageError(
             f"{path}: refused, it is damaged or holds more than plain tensors, and unpickling that could run code; "
             "save model.state_dict() instead"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path}: not a whole PyTorch file ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # whatever a reader says to bytes that nobody foresaw
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UsageError(f"{path}: not a whole PyTorch file ({reason})") from error
     if not isinstance(content, Mapping):
         raise UsageError(f"{path}: expected a state_dict, found a {type(content).__name__}")
     odd = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
     if odd:
         raise UsageError(f"{path}: expected a state_dict of tensors, found other values under {', '.join(odd[:5])}")
     return {str(name): tensor for name, tensor in content.items()}
+
+
+def as_tensor(array: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """A tensor of the same shape, dtype and bits, bfloat16 included."""
+    if isinstance(array, torch.Tensor):
+        return array.detach()
+    array = np.array(array, order="C")
+    if array.dtype.name == "bfloat16":  # NumPy has none of its own, and torch does not know JAX's
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def write_weights(path: str | Path, arrays: Mapping[str, np.ndarray | torch.Tensor]) -> None:
@@ -66,10 +79,7 @@ def write_weights(path: str | Path, arrays: Mapping[str, np.ndarray | torch.Tens
     path = Path(path)
     if path.suffix not in SAFETENSORS:
         raise UsageError(f"{path}: expected a file name that ends in .safetensors")
-    tensors = {
-        name: torch.as_tensor(np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a).contiguous().clone()
-        for name, a in arrays.items()
-    }
+    tensors = {name: as_tensor(array).contiguous().clone() for name, array in arrays.items()}
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)

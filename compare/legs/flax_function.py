@@ -84,8 +84,9 @@ def _nnx_function(model: nnx.Module, mode: Mode, static: dict[str, Any]) -> Flax
     own = nnx.clone(model)
     own.train() if mode == "train" else own.eval()
     method = static.pop("method", "__call__")
-    keywords = _mode_keywords(getattr(own, method), mode, static)
-    takes_rngs = "rngs" in inspect.signature(getattr(own, method)).parameters
+    bound = getattr(own, method, None)  # a model that is only converted need not have it
+    keywords = _mode_keywords(bound, mode, static) if bound else {}
+    takes_rngs = bound is not None and "rngs" in inspect.signature(bound).parameters
     graphdef, state = nnx.split(own)
     flat = dict(nnx.to_flat_state(state))
     kept = {path: v for path, v in flat.items() if not isinstance(v, nnx.RngState)}
@@ -94,7 +95,7 @@ def _nnx_function(model: nnx.Module, mode: Mode, static: dict[str, Any]) -> Flax
     kinds: dict[str, LeafKind] = {names[path]: _nnx_kind(variable) for path, variable in kept.items()}
 
     def apply(values: Mapping[str, Any], call: Call, watch: FlaxWatch | None) -> tuple[Any, dict[str, Any]]:
-        filled = [(path, _replaced(v, values[names[path]]) if path in names else v) for path, v in flat.items()]
+        filled = [(path, _replaced(v, values[names[path]] if path in names else _value(v))) for path, v in flat.items()]
         merged = nnx.merge(graphdef, nnx.from_flat_state(filled))
         extra = {"rngs": jax.random.key(0)} if takes_rngs and mode == "train" and "rngs" not in call.kwargs else {}
         with watch.nnx(merged) if watch else contextlib.nullcontext():

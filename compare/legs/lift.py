@@ -41,9 +41,9 @@ class Lifted:
         environment: dict[Any, Any] = {}
 
         def read(atom: Any) -> Any:
-            return raised(atom.val) if isinstance(atom, jex.Literal) else environment[atom]
+            return as_written(atom.val) if isinstance(atom, jex.Literal) else environment[atom]
 
-        environment.update(zip(jaxpr.constvars, map(raised, consts), strict=True))
+        environment.update(zip(jaxpr.constvars, map(as_written, consts), strict=True))
         environment.update(zip(jaxpr.invars, map(raised, values), strict=True))
         for equation in jaxpr.eqns:
             results = self._equation(equation, [read(atom) for atom in equation.invars])
@@ -119,6 +119,17 @@ def raised(value: Any) -> Any:
     if dtype is not None and _low(dtype):
         return jnp.asarray(value).astype(jnp.float64)
     return value
+
+
+def as_written(value: Any) -> Any:
+    """A constant of the program in float64: the decimal number that was written, 1e-5 for 9.99999975e-06.
+
+    The shortest decimal that rounds to a float32 is what stood in the source, unless that had more than seven digits.
+    """
+    scalar = getattr(value, "shape", None) == () and not isinstance(value, jax.core.Tracer)
+    if scalar and value.dtype == np.float32:
+        return jnp.asarray(float(str(np.float32(value))), jnp.float64)
+    return raised(value)
 
 
 def _low(dtype: Any) -> bool:

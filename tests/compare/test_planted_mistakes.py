@@ -64,6 +64,14 @@ class FlaxDense(nnx.Module):
         return steps.head(self.fc4(h))
 
 
+@jax.custom_vjp
+def _clipped(x: Array) -> Array:
+    return x
+
+
+_clipped.defvjp(lambda x: (x, None), lambda _, g: (jnp.clip(g, -0.01, 0.01),))
+
+
 DENSE_MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "dropped bias": ({"first": lambda fc, x: x @ fc.kernel[...]}, "outputs"),
     "doubled bias": ({"first": lambda fc, x: fc(x) + fc.bias[...]}, "outputs"),
@@ -83,14 +91,6 @@ DENSE_MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "transposed output": ({"head": lambda y: jax.nn.log_softmax(0.5 * y, axis=-1).T}, "outputs"),
     "NaN on one side": ({"head": lambda y: jax.nn.log_softmax(0.5 * y, axis=-1).at[0, 1].set(jnp.nan)}, "outputs"),
 }
-
-
-@jax.custom_vjp
-def _clipped(x: Array) -> Array:
-    return x
-
-
-_clipped.defvjp(lambda x: (x, None), lambda _, g: (jnp.clip(g, -0.01, 0.01),))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,258 @@
+"""Parameters that one side lacks, shapes, islands of low precision, random references, and models left as they were."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from torch import nn
+
+import compare
+
+pytestmark = pytest.mark.usefixtures("small_programs")
+
+Array = jax.Array
+RNGS = nnx.Rngs(0)
+
+
+class TorchMasked(nn.Module):
+    """A layer with a buffer that is no parameter."""
+
+    mask: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(5, 3)
+        self.register_buffer("mask", torch.tensor([True, False, True]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x) * self.mask
+
+
+class FlaxMasked(nnx.Module):
+    def __init__(self, kind: Callable[[Array], Any], extra: bool = False, bias: bool = True, features: int = 5) -> None:
+        self.fc = nnx.Linear(features, 3, use_bias=bias, rngs=RNGS)
+        self.mask = kind(jnp.array([1.0, 1.0, 1.0]) > 0)
+        if extra:
+            self.gain = nnx.Param(jnp.ones(3))
+
+    def __call__(self, x: Array) -> Array:
+        y = self.fc(x) * self.mask[...]
+        return y * self.gain[...] if hasattr(self, "gain") else y
+
+
+def failed(report: compare.Report) -> set[str]:
+    assert not report.passed
+    return {check.name for check in report.checks if check.status == "failed"}
+
+
+def test_a_buffer_in_its_place_passes(seeded: Any, rows: Any) -> None:
+    report = compare.check(seeded(TorchMasked), FlaxMasked(nnx.Variable), rows(4, 5))
+    assert report.passed, report.text()
+    assert report.numbers["parameters"]["flax"] == 18
+
+
+def test_a_buffer_among_the_parameters_fails(seeded: Any, rows: Any) -> None:
+    port = FlaxMasked(lambda mask: nnx.Param(mask.astype(float)))
+    report = compare.check(seeded(TorchMasked), port, rows(4, 5))
+    assert "parameters" in failed(report)
+    assert "torch 18, flax 21" in report.check("parameters").detail
+    assert "a buffer in torch (mask), a parameter in Flax" in report.text()
+
+
+def test_an_extra_parameter_fails(seeded: Any, rows: Any) -> None:
+    report = compare.check(seeded(TorchMasked), FlaxMasked(nnx.Variable, extra=True), rows(4, 5))
+    assert {"weights", "parameters"} <= failed(report)
+    assert "gain: Flax has it, shape (3,)" in report.text()
+
+
+def test_a_missing_parameter_fails(seeded: Any, rows: Any) -> None:
+    report = compare.check(seeded(TorchMasked), FlaxMasked(nnx.Variable, bias=False), rows(4, 5))
+    assert {"weights", "parameters", "outputs"} <= failed(report)
+    assert "fc.bias: torch has it, shape (3,)" in report.text()
+
+
+def test_a_misshapen_parameter_fails(seeded: Any, rows: Any) -> None:
+    report = compare.check(seeded(TorchMasked), FlaxMasked(nnx.Variable, features=4), rows(4, 5))
+    assert "weights" in failed(report)
+    assert "fc.kernel: expected shape (5, 3) from fc.weight, found (4, 3)" in report.text()
+
+
+def test_weights_as_they_stand_are_compared(seeded: Any, rows: Any) -> None:
+    model, port = seeded(TorchMasked), FlaxMasked(nnx.Variable)
+    report = compare.check(model, port, rows(4, 5), weights=None)
+    assert failed(report) == {"weights"}  # the code is right, the values are not
+    from compare.conversion import convert
+
+    convert(model, port)
+    assert compare.check(model, port, rows(4, 5), weights=None).passed
+    port.fc.kernel[...] = port.fc.kernel[...].at[0, 0].multiply(1.000001)
+    assert failed(compare.check(model, port, rows(4, 5), weights=None)) == {"weights"}
+
+
+class Applied(nnx.Module):
+    """A linear layer and a function."""
+
+    def __init__(self, function: Callable[[Array], Any]) -> None:
+        self.fc, self.function = nnx.Linear(5, 3, rngs=RNGS), function
+
+    def __call__(self, x: Array) -> Any:
+        return self.function(self.fc(x))
+
+
+class TorchApplied(nn.Module):
+    def __init__(self, function: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.fc, self.function = nn.Linear(5, 3), function
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.function(self.fc(x))
+
+
+def test_another_shape_of_the_same_numbers_fails(seeded: Any, rows: Any) -> None:
+    model = seeded(lambda: TorchApplied(lambda y: y[:, :1]))
+    assert compare.check(model, Applied(lambda y: y[:, :1]), rows(4, 5)).passed
+    report = compare.check(model, Applied(lambda y: y[:, 0]), rows(4, 5))
+    assert "outputs" in failed(report)
+    assert "expected shape (4, 1), found (4,)" in report.text()
+
+
+def test_one_output_more_or_less_fails(seeded: Any, rows: Any) -> None:
+    model = seeded(lambda: TorchApplied(lambda y: (y, 2 * y)))
+    assert compare.check(model, Applied(lambda y: (y, 2 * y)), rows(4, 5)).passed
+    for function in (lambda y: (y,), lambda y: (y, 2 * y, 3 * y), lambda y: {"a": y, "b": 2 * y}):
+        assert "outputs" in failed(compare.check(model, Applied(function), rows(4, 5)))
+
+
+def test_integers_and_decisions_are_compared_exactly(seeded: Any, rows: Any) -> None:
+    model = seeded(lambda: TorchApplied(lambda y: (y, y.argmax(dim=1), y > 0)))
+    assert compare.check(model, Applied(lambda y: (y, y.argmax(axis=1), y > 0)), rows(4, 5)).passed
+    wrong: list[Callable[[Array], Any]] = [
+        lambda y: (y, y.argmin(axis=1), y > 0),
+        lambda y: (y, y.argmax(axis=1).astype(float), y > 0),
+        lambda y: (y, y.argmax(axis=1), y >= 0.5),
+    ]
+    for function in wrong:
+        assert "outputs" in failed(compare.check(model, Applied(function), rows(4, 5)))
+
+
+def test_nan_passes_on_no_side_alone(seeded: Any, rows: Any) -> None:
+    both = seeded(lambda: TorchApplied(lambda y: torch.log(y)))
+    x = rows(8, 5)
+    torch_nan = compare.check(both, Applied(lambda y: jnp.log(jnp.abs(y))), x)
+    flax_nan = compare.check(seeded(lambda: TorchApplied(lambda y: torch.log(y.abs()))), Applied(jnp.log), x)
+    assert "outputs" in failed(torch_nan)
+    assert "outputs" in failed(flax_nan)
+    assert compare.check(both, Applied(jnp.log), x).check("outputs").status == "passed"  # at the same places
+
+
+def _island(function: Callable[[Array], Array], dtype: Any) -> Callable[[Array], Array]:
+    return lambda y: function(y.astype(dtype)).astype(y.dtype)
+
+
+def _normalised(epsilon: float) -> Callable[[Array], Array]:
+    return lambda y: (y - y.mean(1, keepdims=True)) / jnp.sqrt(y.var(1, keepdims=True) + epsilon)
+
+
+def _torch_normalised(y: torch.Tensor) -> torch.Tensor:
+    return (y - y.mean(1, keepdim=True)) / torch.sqrt(y.var(1, keepdim=True, unbiased=False) + 1e-5)
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 1.01e-5])
+def test_a_float32_island_hides_nothing(seeded: Any, rows: Any, epsilon: float) -> None:
+    model, island = seeded(lambda: TorchApplied(_torch_normalised)), _island(_normalised(epsilon), jnp.float32)
+    report = compare.check(model, Applied(island), rows(4, 5))
+    assert report.passed == (epsilon == 1e-5), report.text()
+    assert "float32 at" in report.settings["islands lifted"]
+    if report.passed:
+        assert report.numbers["output_error"]["float64"] < 1e-13
+
+
+def test_a_loop_with_an_island_is_lifted(seeded: Any, rows: Any) -> None:
+    def looped(y: Array) -> Array:
+        def body(carry: Array, scale: Array) -> tuple[Array, Array]:
+            carry = jnp.tanh(carry * scale)
+            return carry, carry.sum()
+
+        carry, sums = jax.lax.scan(body, y.astype(jnp.float32), jnp.arange(1.0, 4.0, dtype=jnp.float32))
+        doubled = jax.lax.cond(sums[0] > 1e6, lambda v: v, lambda v: 2 * v, carry)
+        return jax.lax.fori_loop(0, 3, lambda i, v: jnp.sin(v) * i + v, doubled).astype(y.dtype)
+
+    def torch_looped(y: torch.Tensor) -> torch.Tensor:
+        for scale in (1.0, 2.0, 3.0):
+            y = torch.tanh(y * scale)
+        y = 2 * y
+        for i in range(3):
+            y = torch.sin(y) * i + y
+        return y
+
+    report = compare.check(seeded(lambda: TorchApplied(torch_looped)), Applied(looped), rows(4, 5))
+    assert report.passed, report.text()
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_a_random_reference_is_wrong_usage_not_a_verdict(seeded: Any, rows: Any, mode: Any) -> None:
+    model = seeded(lambda: TorchApplied(lambda y: y + 1e-6 * torch.randn_like(y)))
+    with pytest.raises(compare.UsageError, match="random numbers of its own"):
+        compare.check(model, Applied(lambda y: y), rows(4, 5), mode=mode)
+
+
+def _state(model: nn.Module, port: nnx.Module) -> list[Any]:
+    kept = [copy.deepcopy(model.state_dict()), [p.grad for p in model.parameters()], model.training]
+    flax = [np.array(leaf) for leaf in jax.tree.leaves(nnx.state(port, nnx.Not(nnx.RngState)))]
+    modes = [getattr(module, "deterministic", None) for _, module in nnx.iter_modules(port)]
+    switches = [torch.get_default_dtype(), jax.config.read("jax_enable_x64"), torch.is_grad_enabled()]
+    numbers = [torch.get_rng_state()]
+    return [*kept, flax, modes, switches, numbers, [len(m._forward_hooks) for m in model.modules()]]
+
+
+class Noisy(nnx.Module):
+    """Batch norm and dropout with state of its own."""
+
+    def __init__(self, fail: bool = False, epsilon: float = 1e-5) -> None:
+        self.fc, self.dropout = nnx.Linear(5, 3, rngs=RNGS), nnx.Dropout(0.5, rngs=nnx.Rngs(3))
+        self.norm = nnx.BatchNorm(3, epsilon=epsilon, use_fast_variance=False, momentum=0.9, rngs=RNGS)
+        self.fail = fail
+
+    def __call__(self, x: Array) -> Array:
+        if self.fail:
+            raise RuntimeError("on purpose")
+        return self.dropout(self.norm(self.fc(x)))
+
+
+class TorchNoisy(nn.Module):
+    def __init__(self, fail: bool = False) -> None:
+        super().__init__()
+        self.fc, self.norm, self.dropout = nn.Linear(5, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)
+        self.fail = fail
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.rand(1)
+        if self.fail and x.dtype == torch.float64:
+            raise RuntimeError("on purpose")
+        return self.dropout(self.norm(self.fc(x)))
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("outcome", ["passed", "failed", "flax raises", "torch raises"])
+def test_check_changes_neither_model_nor_any_switch(seeded: Any, rows: Any, mode: Any, outcome: str) -> None:
+    model = seeded(lambda: TorchNoisy(fail=outcome == "torch raises"))
+    port = Noisy(fail=outcome == "flax raises", epsilon=1e-2 if outcome == "failed" else 1e-5)
+    before = _state(model, port)
+    if outcome == "torch raises":
+        with pytest.raises(compare.UsageError, match="RuntimeError: on purpose"):
+            compare.check(model, port, rows(6, 5), mode=mode)
+    else:
+        report = compare.check(model, port, rows(6, 5), mode=mode)
+        assert report.passed == (outcome == "passed"), report.text()
+    assert_same(before, _state(model, port))
+
+
+def assert_same(before: Any, after: Any) -> None:
+    for left, right in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert np.array_equal(np.asarray(left), np.asarray(right)) if hasattr(left, "shape") else left == right

@@ -1,0 +1,180 @@
+"""Dropout with replayed masks, and running statistics after a step."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+import torch
+from flax import nnx
+from torch import nn
+from torch.nn import functional as F
+
+import compare
+
+pytestmark = pytest.mark.usefixtures("small_programs")
+
+RNGS = nnx.Rngs(0)
+
+
+class TorchDropout(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(5, 7), nn.Linear(7, 6), nn.Linear(6, 3)
+        self.dropout = nn.Dropout(0.2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.dropout(torch.tanh(self.fc1(x)))
+        x = F.dropout(torch.tanh(self.fc2(x)), 0.5, self.training)
+        return self.fc3(x)
+
+
+class FlaxDropout(nnx.Module):
+    def __init__(self, first: Any, second: Any) -> None:
+        self.fc1, self.fc2 = nnx.Linear(5, 7, rngs=RNGS), nnx.Linear(7, 6, rngs=RNGS)
+        self.fc3, self.first, self.second = nnx.Linear(6, 3, rngs=RNGS), first, second
+
+    def __call__(self, x: jax.Array, *, rngs: Any = None) -> jax.Array:
+        x = self.first(jnp.tanh(self.fc1(x)), rngs=rngs)
+        x = self.second(jnp.tanh(self.fc2(x)), rngs=rngs)
+        return self.fc3(x)
+
+
+class Unscaled(nnx.Module):
+    """Keeps or drops, and forgets the 1 / (1 - rate)."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+    def __call__(self, x: jax.Array, *, rngs: Any = None) -> jax.Array:
+        return x if rngs is None else x * jax.random.bernoulli(rngs, 1 - self.rate, x.shape)
+
+
+class Nothing(nnx.Module):
+    def __call__(self, x: jax.Array, *, rngs: Any = None) -> jax.Array:
+        return x
+
+
+class PerColumn(nnx.Module):
+    """One mask for the whole batch."""
+
+    def __call__(self, x: jax.Array, *, rngs: Any = None) -> jax.Array:
+        return x if rngs is None else x * jax.random.bernoulli(rngs, 0.5, x.shape[1:]) / 0.5
+
+
+DROPOUTS: dict[str, tuple[Any, Any, str]] = {
+    "right": (nnx.Dropout(0.2), nnx.Dropout(0.5), ""),
+    "rate": (nnx.Dropout(0.3), nnx.Dropout(0.5), "differ by more than rounding"),
+    "keep probability for rate": (nnx.Dropout(0.8), nnx.Dropout(0.5), "differ by more than rounding"),
+    "no scale": (nnx.Dropout(0.2), Unscaled(0.5), "differ by more than rounding"),
+    "missing call": (nnx.Dropout(0.2), Nothing(), "torch drew 2 masks in this call, Flax only 1"),
+    "mask of the wrong shape": (nnx.Dropout(0.2), PerColumn(), r"torch's mask has shape \(4, 6\), Flax's \(6,\)"),
+}
+
+
+@pytest.mark.parametrize("name", DROPOUTS)
+def test_dropout(seeded: Any, rows: Any, name: str) -> None:
+    first, second, words = DROPOUTS[name]
+    model, port, x = seeded(TorchDropout), FlaxDropout(first, second), rows(4, 5)
+    report = compare.check(model, port, x, mode="train")
+    if not words:
+        assert report.passed, report.text()
+        assert report.check("statistics").status == "skipped"
+    else:
+        assert report.status == "failed"
+        with pytest.raises(AssertionError, match=words):
+            report.raise_for_failure()
+    if name != "missing call":
+        assert compare.check(model, port, x).passed  # in evaluation none of this matters
+
+
+def test_one_more_call_than_torch_has(seeded: Any, rows: Any) -> None:
+    class Twice(nnx.Module):
+        def __init__(self) -> None:
+            self.dropout = nnx.Dropout(0.5)
+
+        def __call__(self, x: jax.Array, *, rngs: Any = None) -> jax.Array:
+            return self.dropout(self.dropout(x, rngs=rngs), rngs=rngs)
+
+    report = compare.check(seeded(TorchDropout), FlaxDropout(nnx.Dropout(0.2), Twice()), rows(4, 5), mode="train")
+    assert report.status == "failed"
+    assert "torch drew 2 masks in this call, Flax asks for one more" in report.check("outputs").detail
+
+
+def test_dropout_left_on_in_evaluation(seeded: Any, rows: Any) -> None:
+    class AlwaysOn(nnx.Module):
+        def __call__(self, x: jax.Array, *, rngs: Any = None) -> jax.Array:
+            return x * jax.random.bernoulli(jax.random.key(0), 0.5, x.shape) / 0.5
+
+    report = compare.check(seeded(TorchDropout), FlaxDropout(nnx.Dropout(0.2), AlwaysOn()), rows(4, 5))
+    assert report.status == "failed"
+    assert "torch drew 0 masks" in report.check("outputs").detail
+
+
+class TorchBatchNorm(nn.Module):
+    def __init__(self, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.fc, self.norm = nn.Linear(5, 7), nn.BatchNorm1d(7, momentum=momentum)
+        self.first = nn.BatchNorm1d(5, momentum=momentum)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.fc(self.first(x)))
+
+
+class FlaxBatchNorm(nnx.Module):
+    def __init__(self, momentum: float = 0.9, **settings: Any) -> None:
+        settings = {"momentum": momentum, "epsilon": 1e-5, "use_fast_variance": False, "rngs": RNGS, **settings}
+        self.fc, self.norm = nnx.Linear(5, 7, rngs=RNGS), nnx.BatchNorm(7, **settings)
+        self.first = nnx.BatchNorm(5, **settings)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.norm(self.fc(self.first(x)))
+
+
+@pytest.mark.parametrize("batch", [2, 6])
+def test_the_biased_variance_is_noted(seeded: Any, rows: Any, batch: int) -> None:
+    report = compare.check(seeded(TorchBatchNorm), FlaxBatchNorm(), rows(batch, 5), mode="train")
+    assert report.passed, report.text()
+    statistics = report.check("statistics")
+    assert statistics.status == "noted", report.text()
+    assert "n / (n - 1)" in statistics.detail
+    assert [leaf.path for leaf in statistics.leaves if leaf.agrees] == ["norm.running_mean", "first.running_mean"]
+
+
+@pytest.mark.parametrize("momentum", [0.99, 0.1, 0.899])
+def test_another_momentum_fails_the_statistics_alone(seeded: Any, rows: Any, momentum: float) -> None:
+    report = compare.check(seeded(TorchBatchNorm), FlaxBatchNorm(momentum), rows(6, 5), mode="train")
+    assert report.status == "failed"
+    assert [check.name for check in report.checks if check.status == "failed"] == ["statistics"], report.text()
+    assert compare.check(seeded(TorchBatchNorm), FlaxBatchNorm(momentum), rows(6, 5)).passed
+
+
+def test_another_factor_than_n_by_n_minus_1_is_a_failure(seeded: Any, rows: Any) -> None:
+    class Halved(FlaxBatchNorm):
+        def __call__(self, x: jax.Array) -> jax.Array:
+            before = self.first.var[...]
+            out = super().__call__(x)
+            if not self.first.use_running_average:
+                self.first.var[...] = before + (self.first.var[...] - before) * 0.99
+            return out
+
+    report = compare.check(seeded(TorchBatchNorm), Halved(), rows(6, 5), mode="train")
+    assert report.check("statistics").status == "failed", report.text()
+
+
+def test_statistics_left_as_they_were_fail(seeded: Any, rows: Any) -> None:
+    report = compare.check(seeded(TorchBatchNorm), FlaxBatchNorm(momentum=1.0), rows(6, 5), mode="train")
+    assert report.check("statistics").status == "failed", report.text()
+
+
+def test_evaluation_statistics_used_in_training_fail_the_outputs(seeded: Any, rows: Any) -> None:
+    call = {"train": {"use_running_average": True}}
+
+    class Frozen(FlaxBatchNorm):
+        def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
+            h = self.fc(self.first(x, use_running_average=use_running_average))
+            return self.norm(h, use_running_average=use_running_average)
+
+    model, x = seeded(TorchBatchNorm), rows(6, 5)
+    assert compare.check(model, Frozen(), x, mode="train").passed
+    assert compare.check(model, Frozen(), x, mode="train", flax_call=call).check("outputs").status == "failed"
