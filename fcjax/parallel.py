@@ -38,7 +38,7 @@ class Parallel:
     @property
     def axis_name(self) -> str | None:
         """What ``psum`` sums over; None where there is one device and nothing to sum."""
-        return None if self.strategy == "jit" else AXIS
+        return AXIS if len(self.devices) > 1 else None
 
     @property
     def sharding(self) -> Sharding:
