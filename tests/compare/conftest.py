@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from compare.diagnose import Diagnosis
+
 Make = Callable[[Callable[[], torch.nn.Module]], torch.nn.Module]
 Rows = Callable[..., np.ndarray]
 
@@ -20,6 +22,14 @@ def small_programs() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     jax.config.update("jax_disable_most_optimizations", not optimised)
+
+
+@pytest.fixture(scope="module")
+def verdict_only() -> Iterator[None]:
+    """Leaves out the search for the place and the cause of a failure, which has tests of its own and takes longer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("compare.checking.diagnose", lambda *_: Diagnosis(None))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from torch import nn
 
 import compare
 
-pytestmark = pytest.mark.usefixtures("small_programs")
+pytestmark = pytest.mark.usefixtures("small_programs", "verdict_only")
 
 Array = jax.Array
 RNGS = nnx.Rngs(0)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import compare
 
-pytestmark = pytest.mark.usefixtures("small_programs")
+pytestmark = pytest.mark.usefixtures("small_programs", "verdict_only")
 
 Array = jax.Array
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import compare
 from compare.models import torch_models
 
-pytestmark = pytest.mark.usefixtures("small_programs")
+pytestmark = pytest.mark.usefixtures("small_programs", "verdict_only")
 
 Array = jax.Array
 RNGS = nnx.Rngs(0)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import compare
 
-pytestmark = pytest.mark.usefixtures("small_programs")
+pytestmark = pytest.mark.usefixtures("small_programs", "verdict_only")
 
 RNGS = nnx.Rngs(0)
 
