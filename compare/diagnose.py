@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from compare.evidence import PERTURBED_RUNS, Evidence, Legs
+from compare.hypotheses.bank import variants
 from compare.hypotheses.edit import Calls, CallSite, Edit, Hypothesis, editing
-from compare.hypotheses.functions import variants
 from compare.legs.run import Case, Run
 from compare.legs.watch import Checkpoint
 from compare.places import Place, Room, compare_places, first_divergence, pair_modules, rooms
