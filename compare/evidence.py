@@ -57,6 +57,8 @@ class Evidence:
         numpy: the NumPy reference, or None.
         torch32: torch in float32, first as it is, then moved by one rounding.
         flax32: Flax in float32.
+        constants: Flax in float64 with the constants moved that it holds in a lower precision; empty without any.
+        constant_names: these, with their places.
     """
 
     case: Case
@@ -66,6 +68,8 @@ class Evidence:
     numpy: Run | None
     torch32: tuple[Run, ...]
     flax32: Run
+    constants: tuple[Run, ...] = ()
+    constant_names: tuple[str, ...] = ()
 
     @property
     def finite(self) -> bool:
@@ -106,17 +110,22 @@ def gather(legs: Legs, cases: Iterable[Case], mode: str, seed: int) -> tuple[tup
             refused[case.name] = sentence_of(error)
             continue
         if number == 0:
+            _expect_real(reference)
             _expect_repeatable(reference, legs.torch64.run(case))
         numpy_sees_it = legs.numpy is not None and (legs.numpy.remakes or case.name.startswith("given weights"))
+        flax = _run("flax", legs.flax64.run, case)
+        seeds = range(case_seed, case_seed + PERTURBED_RUNS) if legs.flax64.constants else ()
         evidence.append(
             Evidence(
                 case=case,
                 reference=reference,
                 perturbed=perturbed,
-                flax=_run("flax", legs.flax64.run, case),
+                flax=flax,
                 numpy=_run("numpy", legs.numpy.run, case) if legs.numpy is not None and numpy_sees_it else None,
                 torch32=torch32,
                 flax32=_run("flax", legs.flax32.run, case),
+                constants=tuple(legs.flax64.run(case, constants_seed=k) for k in seeds),
+                constant_names=legs.flax64.constants,
             )
         )
     return tuple(evidence), refused
@@ -139,6 +148,15 @@ def _reference(torch64: TorchLeg, case: Case, mode: str, seed: int) -> tuple[Cas
         case = dataclasses.replace(case, masks=torch64.record_masks(case, seed))
     case = with_cotangents(case, torch64.run(case).outputs, seed)
     return case, torch64.run(case)
+
+
+def _expect_real(reference: Run) -> None:
+    for path, array in reference.outputs.items():
+        if np.iscomplexobj(array):
+            raise UsageError(
+                f"{path or 'output'}: expected real numbers, found {array.dtype}; pass outputs=(torch_select, "
+                "flax_to_torch), functions that return real and imaginary parts"
+            )
 
 
 def _expect_repeatable(first: Run, second: Run) -> None:

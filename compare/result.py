@@ -26,6 +26,7 @@ class Leaf:
         scale: largest absolute value of the reference.
         index: where the largest difference is.
         detail: shapes, dtypes or flow where these differ.
+        constants: whether it agrees only since constants that the port holds in a lower precision may round.
     """
 
     path: str
@@ -34,6 +35,7 @@ class Leaf:
     scale: float = 0.0
     index: tuple[int, ...] | None = None
     detail: str = ""
+    constants: bool = False
 
     @property
     def agrees(self) -> bool:

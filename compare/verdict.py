@@ -11,7 +11,7 @@ import numpy as np
 
 from compare.result import Leaf
 
-__all__ = ["PRECISION_FACTOR", "SAMENESS_FACTOR", "compare_arrays", "own_rounding", "spread", "unit_roundoff"]
+__all__ = ["CONSTANTS_FACTOR", "PRECISION_FACTOR", "SAMENESS_FACTOR", "compare_arrays", "own_rounding", "spread", "unit_roundoff"]
 
 # In float64 every porting mistake stands many orders of magnitude above the spread (an epsilon of 1e-12 for 1e-6 in a
 # LayerNorm: 9e-6 against 1e-15), so the factor can afford to cover sums in another order over thousands of terms.
@@ -20,6 +20,9 @@ SAMENESS_FACTOR = 64.0
 # In the working precision the two sides' errors against the float64 result are compared with each other. Two right
 # ways of summing differ by a factor of a few; a fast variance or a naive log-softmax by hundreds.
 PRECISION_FACTOR = 16.0
+
+# A constant that was rounded once lies within half a unit; it is moved by up to a whole one, three times.
+CONSTANTS_FACTOR = 4.0
 
 # A result that no perturbation moves (an exact copy, a saturated unit) still may be rounded this many times.
 _LEAST_ROUNDINGS = 4.0
@@ -100,10 +103,11 @@ def worst(leaves: Sequence[Leaf]) -> dict[str, Leaf]:
     return chosen
 
 
-def _badness(leaf: Leaf) -> float:
+def _badness(leaf: Leaf) -> tuple[int, float]:
     if leaf.detail or np.isnan(leaf.error):
-        return np.inf
-    return leaf.error / leaf.allowed if leaf.allowed else (np.inf if leaf.error else 0.0)
+        return 3, np.inf
+    ratio = leaf.error / leaf.allowed if leaf.allowed else (np.inf if leaf.error else 0.0)
+    return (1 if leaf.constants else 0) if leaf.agrees else 2, ratio
 
 
 def largest_relative(leaves: Mapping[str, Leaf] | Sequence[Leaf]) -> float:

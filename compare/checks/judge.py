@@ -1,5 +1,6 @@
 """From compared arrays to a status: one rule for outputs, gradients and statistics."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from compare.evidence import Evidence
 from compare.legs.run import Run
 from compare.result import CheckResult, CheckStatus, Leaf
-from compare.verdict import SAMENESS_FACTOR, compare_arrays, largest_relative, own_rounding, spread, worst
+from compare.verdict import CONSTANTS_FACTOR, SAMENESS_FACTOR, compare_arrays, largest_relative, own_rounding, spread, worst
 
 __all__ = ["compare_runs", "judge"]
 
@@ -41,7 +42,12 @@ def compare_runs(
             continue
         moved = spread(array, [select(run)[path] for run in evidence.perturbed], "float64")
         allowed = SAMENESS_FACTOR * max(moved, own_rounding(other[path], in_float32.get(path)))
-        leaves.append(compare_arrays(name, array, other[path], allowed))
+        leaf = compare_arrays(name, array, other[path], allowed)
+        if not leaf.agrees and evidence.constants and found is not evidence.numpy:
+            moved = spread(other[path], [select(run)[path] for run in evidence.constants], "float64")
+            wider = compare_arrays(name, array, other[path], allowed + CONSTANTS_FACTOR * moved)
+            leaf = dataclasses.replace(wider, constants=True) if wider.agrees else leaf
+        leaves.append(leaf)
     extra = [path for path in other if path not in reference]
     surplus = "only the port has it, torch does not"
     return leaves + [Leaf(f"{path or 'output'}{suffix}", np.nan, 0.0, detail=surplus) for path in extra]

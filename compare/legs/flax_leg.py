@@ -52,17 +52,23 @@ class FlaxLeg:
         self.select = select
         self.loss = loss
         self.islands: tuple[str, ...] = ()
-        self._compiled: dict[str, Callable[[Arguments], Run]] = {}
+        self.constants: tuple[str, ...] = ()
+        self._compiled: dict[str, Callable[[Arguments, int | None], Run]] = {}
         self._traced: dict[str, Callable[[Arguments], tuple[Checkpoint, ...]]] = {}
 
-    def run(self, case: Case) -> Run:
-        """Runs ``case`` forward, and backward if it has cotangents."""
+    def run(self, case: Case, constants_seed: int | None = None) -> Run:
+        """Runs ``case`` forward, and backward if it has cotangents.
+
+        Args:
+            case: weights, inputs, cotangents and dropout masks.
+            constants_seed: then ``constants`` are moved by a rounding of their own precision.
+        """
         with self._precision():
             arguments = self._arguments(case)
             key = _signature(arguments)
             if key not in self._compiled:
                 self._compiled[key] = self._compile(case.call, arguments)
-            return self._compiled[key](arguments)
+            return self._compiled[key](arguments, constants_seed)
 
     def trace(self, case: Case) -> tuple[Checkpoint, ...]:
         """What goes into and comes out of every submodule in ``case``, with gradients."""
@@ -130,18 +136,19 @@ class FlaxLeg:
             return jnp.asarray(np.array(array), dtype)
         return jnp.asarray(np.array(array), self.precision)
 
-    def _compile(self, call: Call, arguments: Arguments) -> Callable[[Arguments], Run]:
+    def _compile(self, call: Call, arguments: Arguments) -> Callable[[Arguments, int | None], Run]:
         def flat_function(given: Arguments) -> Any:
             return self._forward_and_backward(call, *given)
 
-        closed, shape = jax.make_jaxpr(flat_function, return_shape=True)(arguments)
+        closed, shape = self._traced_function(flat_function, arguments)
         structure = jax.tree.structure(shape)
         by_function = {rule.target for rule in self.mapping.rules if rule.transform is not None}  # no known inverse
         constant = jax.tree.unflatten(structure, independent_outputs(closed))
         compiled = self._program(closed, jax.tree.leaves(arguments))
 
-        def run(given: Arguments) -> Run:
-            values = jax.tree.unflatten(structure, [np.asarray(v) for v in compiled(jax.tree.leaves(given))])
+        def run(given: Arguments, constants_seed: int | None) -> Run:
+            results = compiled(jax.tree.leaves(given), constants_seed)
+            values = jax.tree.unflatten(structure, [np.asarray(result) for result in results])
             outputs, parameters, inputs, statistics = values
             gradients = {path: None if constant[1][path] else array for path, array in parameters.items()}
             inputs = {} if isinstance(self.to_flax, Call) else inputs
@@ -154,21 +161,51 @@ class FlaxLeg:
 
         return run
 
-    def _program(self, closed: Any, arguments: list[Any]) -> Callable[[list[Any]], Any]:
-        """``closed``, compiled: in float64 with its islands lifted, or left as they are where that can't be done."""
+    def _traced_function(self, function: Callable[[Arguments], Any], arguments: Arguments) -> tuple[Any, Any]:
+        """The jaxpr of ``function`` and the structure of what it returns."""
+        try:
+            return jax.make_jaxpr(function, return_shape=True)(arguments)
+        except Exception:
+            if self.precision == "float32":
+                raise
+            # Some right ports can't be traced in 64-bit mode (indices of unlike width). Their own trace can be lifted.
+            with jax.enable_x64(False):
+                narrow = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, _narrow(leaf.dtype)), arguments)
+                return jax.make_jaxpr(function, return_shape=True)(narrow)
+
+    def _program(self, closed: Any, arguments: list[Any]) -> Callable[..., Any]:
+        """``closed``, compiled: in float64 with its islands lifted, or left as they are where that can't be done.
+
+        Returns:
+            A function of the flat arguments and of the seed by which ``constants`` are moved, None to leave them.
+        """
         plain = jex.jaxpr_as_fun(closed)
         if self.precision == "float32":
-            return jax.jit(lambda leaves: plain(*leaves)).lower(arguments).compile()  # as the user's own would be
+            compiled = jax.jit(lambda leaves: plain(*leaves)).lower(arguments).compile()  # as the user's own would be
+            return lambda leaves, seed=None: compiled(leaves)
         # This program runs a few times only, and says what is computed, not how fast: half the compile time.
         options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
         lifted = lift(closed)
         try:
-            compiled = jax.jit(lambda leaves: lifted(*leaves)).lower(arguments).compile(options)
+            lowered = jax.jit(lambda leaves: lifted(*leaves)).lower(arguments)
+            still = jnp.zeros(len(lifted.constants))
+            if lifted.constants:  # only now known, and seldom any
+                lowered = jax.jit(lambda leaves, moves: lifted(*leaves, moves=moves)).lower(arguments, still)
+            compiled = lowered.compile(options)
         except Exception as error:
             self.islands = (f"none, lifting failed ({type(error).__name__}: {str(error)[:100]})",)
-            return jax.jit(lambda leaves: plain(*leaves)).lower(arguments).compile(options)
+            compiled = jax.jit(lambda leaves: plain(*leaves)).lower(arguments).compile(options)
+            return lambda leaves, seed=None: compiled(leaves)
         self.islands = tuple(dict.fromkeys(lifted.islands))
-        return compiled
+        self.constants = tuple(dict.fromkeys(lifted.constants.values()))
+        if not lifted.constants:
+            return lambda leaves, seed=None: compiled(leaves)
+
+        def run(leaves: list[Any], seed: int | None = None) -> Any:
+            random = np.random.default_rng(seed)
+            return compiled(leaves, still if seed is None else jnp.asarray(random.uniform(-1, 1, still.size)))
+
+        return run
 
     def _forward_and_backward(
         self,
@@ -232,3 +269,8 @@ def _differentiable(outputs: Mapping[str, Any], cotangents: Mapping[str, Any]) -
     return {
         path: value for path, value in outputs.items() if path in cotangents and value.shape == cotangents[path].shape
     }
+
+
+def _narrow(dtype: Any) -> Any:
+    """The dtype that an array has outside 64-bit mode."""
+    return {"float64": np.float32, "int64": np.int32, "uint64": np.uint32}.get(np.dtype(dtype).name, dtype)

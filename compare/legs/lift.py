@@ -27,28 +27,57 @@ class Lifted:
 
     Args:
         closed: the traced function.
+
+    Attributes:
+        islands: where casts to a lower precision were left out, known after the first call.
+        constants: numbers that the program holds in a lower precision and that can't be read back as they were
+            written, known after the first call. Only these still round.
     """
 
     def __init__(self, closed: Any) -> None:
         self.closed = closed
         self.islands: list[str] = []
+        self.constants: dict[int, str] = {}
+        self._moves: Any = None
 
-    def __call__(self, *values: Any) -> list[Any]:
-        """Flat arguments to flat outputs, under 64-bit mode."""
-        return self._evaluate(self.closed.jaxpr, self.closed.consts, values)
+    def __call__(self, *values: Any, moves: Any = None) -> list[Any]:
+        """Flat arguments to flat outputs, under 64-bit mode.
+
+        Args:
+            values: the arguments; integers may be wider than they were when the function was traced.
+            moves: for each of ``constants`` by how many roundings it is moved; none when None.
+        """
+        self._moves = moves
+        given = [_as_traced(value, var.aval.dtype) for var, value in zip(self.closed.jaxpr.invars, values, strict=True)]
+        return self._evaluate(self.closed.jaxpr, self.closed.consts, given)
 
     def _evaluate(self, jaxpr: Any, consts: Sequence[Any], values: Sequence[Any]) -> list[Any]:
         environment: dict[Any, Any] = {}
 
-        def read(atom: Any) -> Any:
-            return as_written(atom.val) if isinstance(atom, jex.Literal) else environment[atom]
+        def read(atom: Any, place: Any = None) -> Any:
+            return self._constant(atom, atom.val, place) if isinstance(atom, jex.Literal) else environment[atom]
 
-        environment.update(zip(jaxpr.constvars, map(as_written, consts), strict=True))
+        for var, value in zip(jaxpr.constvars, consts, strict=True):
+            environment[var] = self._constant(var, value)
         environment.update(zip(jaxpr.invars, map(raised, values), strict=True))
         for equation in jaxpr.eqns:
-            results = self._equation(equation, [read(atom) for atom in equation.invars])
+            results = self._equation(equation, [read(atom, equation) for atom in equation.invars])
             environment.update(zip(equation.outvars, results, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
+
+    def _constant(self, atom: Any, value: Any, equation: Any = None) -> Any:
+        """A number of the program in float64, moved if it is one that still rounds."""
+        constant = as_written(value)
+        if isinstance(value, jax.core.Tracer) or not _rounds(value):
+            return constant
+        dtype = np.dtype(value.dtype).name
+        if id(atom) not in self.constants:  # the jaxpr is kept, so that its atoms keep their identities
+            shown = f"{np.asarray(value):.8g}" if np.ndim(value) == 0 else f"table of shape {np.shape(value)}"
+            self.constants[id(atom)] = f"{dtype} {shown}" + (f" at {_where(equation)}" if equation else "")
+        if self._moves is None:
+            return constant
+        move = self._moves[list(self.constants).index(id(atom))]
+        return constant * (1.0 + 2 * float(jnp.finfo(dtype).eps) / 2 * move)
 
     def _equation(self, equation: Any, values: list[Any]) -> list[Any]:
         name, params = equation.primitive.name, equation.params
@@ -130,6 +159,26 @@ def as_written(value: Any) -> Any:
     if scalar and value.dtype == np.float32:
         return jnp.asarray(float(str(np.float32(value))), jnp.float64)
     return raised(value)
+
+
+def _rounds(value: Any) -> bool:
+    """Whether a number of lower precision may stand for another: not 0.5 or 3, nor a short decimal such as 1e-5."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or not _low(dtype):
+        return False
+    array = np.asarray(value)
+    single = dtype == np.float32
+    if single and array.ndim == 0 and len(f"{np.format_float_scientific(array)}".split("e")[0].strip("-.")) <= 7:
+        return False  # at most six digits: as_written has read it back
+    mantissas = np.frexp(array.astype(np.float64))[0] * 2.0 ** (8 if single else 4)
+    return bool(np.any(np.isfinite(mantissas) & (mantissas != np.round(mantissas))))
+
+
+def _as_traced(value: Any, dtype: Any) -> Any:
+    """``value``, an integer in the width of the trace: operands of unlike width do not mix."""
+    if jnp.issubdtype(dtype, jnp.integer) and value.dtype != dtype:
+        return jnp.asarray(value).astype(dtype)
+    return value
 
 
 def _low(dtype: Any) -> bool:
