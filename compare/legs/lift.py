@@ -170,7 +170,7 @@ def _rounds(value: Any) -> bool:
         return False
     array = np.asarray(value)
     single = dtype == np.float32
-    if single and array.ndim == 0 and len(np.format_float_scientific(array[()]).split("e")[0].strip("-.")) <= 7:
+    if single and array.ndim == 0 and len(np.format_float_scientific(np.float32(array)).split("e")[0].strip("-.")) <= 7:
         return False  # at most six digits: as_written has read it back
     mantissas = np.frexp(array.astype(np.float64))[0] * 2.0 ** (8 if single else 4)
     return bool(np.any(np.isfinite(mantissas) & (mantissas != np.round(mantissas))))
