@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from compare.result import UsageError as UsageError
     from compare.structure import Call as Call
     from compare.structure import Inputs as Inputs
+    from compare.training.checking import check_training as check_training
 
 # Loaded on first use (PEP 562), so that ``python -m compare --help`` imports neither jax nor torch.
 _HOMES = {
     "assert_port": "compare.checking",
     "check": "compare.checking",
+    "check_training": "compare.training.checking",
     "Port": "compare.port",
     "Call": "compare.structure",
     "Inputs": "compare.structure",
