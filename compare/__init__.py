@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from compare.checking import assert_port as assert_port
     from compare.checking import check as check
+    from compare.laws.initialization import check_initialization as check_initialization
     from compare.port import Port as Port
     from compare.result import Cause as Cause
     from compare.result import CheckResult as CheckResult
@@ -14,11 +15,14 @@ if TYPE_CHECKING:
     from compare.result import UsageError as UsageError
     from compare.structure import Call as Call
     from compare.structure import Inputs as Inputs
+    from compare.training.checking import check_training as check_training
 
 # Loaded on first use (PEP 562), so that ``python -m compare --help`` imports neither jax nor torch.
 _HOMES = {
     "assert_port": "compare.checking",
     "check": "compare.checking",
+    "check_initialization": "compare.laws.initialization",
+    "check_training": "compare.training.checking",
     "Port": "compare.port",
     "Call": "compare.structure",
     "Inputs": "compare.structure",

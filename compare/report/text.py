@@ -22,7 +22,8 @@ def to_text(report: Report) -> str:
     if (place := report.first_divergence) is not None:
         module = place.module or "the model itself"
         flax_path = f" (Flax: {place.flax_path})" if place.flax_path else ""
-        lines.append(f"  first difference, {place.direction}: {place.where} {module}{flax_path}, {_sizes(place)}")
+        step = "" if place.step is None else f"step {place.step}, {(place.quantity or '').replace('_', ' ')}, "
+        lines.append(f"  first difference, {place.direction}: {step}{place.where} {module}{flax_path}, {_sizes(place)}")
     for cause in report.causes:
         lines += [f"  cause: {cause.name}: {cause.summary}", f"    fix: {cause.fix}", f"    seen: {cause.evidence}"]
     for check in report.checks:

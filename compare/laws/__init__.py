@@ -1,0 +1,1 @@
+"""Laws of random numbers: initialisation and dropout."""

@@ -1,0 +1,206 @@
+"""``compare.check_training``: two training loops step by step."""
+
+import dataclasses
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import optax
+import torch
+
+from compare.cases import given_weights
+from compare.checks.parameters import check_weights
+from compare.evidence import PERTURBED_RUNS, sentence_of
+from compare.legs.dropout import MaskMismatchError
+from compare.legs.flax_function import flax_function
+from compare.port import Port
+from compare.result import Cause, CheckResult, CheckStatus, Report, UsageError
+from compare.structure import Call, as_call
+from compare.training.comparison import Compared, compare_trajectories, first_difference, results
+from compare.training.diagnosis import OptimizerFinding, examine_optimizer
+from compare.training.losses import loss_causes
+from compare.training.optax_loop import run_optax
+from compare.training.rates import rate_causes, same_rates
+from compare.training.scales import scale_causes
+from compare.training.torch_loop import TorchRun, run_torch
+from compare.training.trajectory import QUANTITIES, Batch, Snapshot, Training, read_batches
+from compare.weights import propose_mapping
+
+__all__ = ["check_training"]
+
+
+def check_training(
+    torch_model: torch.nn.Module,
+    flax_model: Any,
+    batches: Iterable[Any],
+    *,
+    torch_optimizer: Callable[..., Any],
+    optax_optimizer: Any,
+    torch_loss: Callable[[Any, Any], Any],
+    jax_loss: Callable[[Any, Any], Any],
+    learning_rate: Any = None,
+    clip: Any = None,
+    accumulate: int = 1,
+    scaler: Any = None,
+    torch_step: Callable[..., Any] | None = None,
+    flax_step: Callable[..., Any] | None = None,
+    **fields: Any,
+) -> Report:
+    """Whether a Flax training loop takes the same steps as a PyTorch one, from torch's weights, in float64.
+
+    Each entry of ``batches`` is one step. Torch's loop is ``loss.backward()``, and every ``accumulate`` batches:
+    unscale, clip, ``optimizer.step()``, ``scheduler.step()``, ``zero_grad()``; in between the gradients add up, as they
+    do in torch. On the Flax side optax does all of it. Compared at each step, in this order: loss, gradients,
+    learning_rate, moments, update, parameters, loss_scale. A difference may be a small multiple of what one rounding
+    of weights, activations, gradients and rates at every step does to torch's own loop. Neither model is changed.
+
+    Args:
+        torch_model, flax_model: the models.
+        batches: (input, target) pairs; the input is whatever ``check`` takes as inputs.
+        torch_optimizer: callable parameters -> optimizer, or -> (optimizer, learning-rate scheduler).
+        optax_optimizer: a gradient transformation, ``optax.MultiSteps`` where torch accumulates.
+        torch_loss, jax_loss: functions of (output, target) that return a scalar.
+        learning_rate: the optax schedule (or a number), where it is compared too; called with the steps taken before.
+        clip: torch's clipping: a largest norm, ("norm", size), ("value", size), or a callable of the parameters.
+        accumulate: batches per optimiser step in torch.
+        scaler: a ``torch.amp.GradScaler``; or (GradScaler, Flax loss scale), the latter flax's ``DynamicScale`` or an
+            object with ``.scale`` and ``.update(finite) -> the next one``; then the loss scale is compared too.
+        torch_step: a loop body of one's own, ``(model, optimizer, (input, target)) -> loss``.
+        flax_step: likewise, ``(parameters, optimiser state, (input, target)) -> (parameters, state, loss)``.
+        fields: further fields of ``Port``. In mode "train" torch's dropout masks are replayed in Flax; in "eval", the
+            default, both models run as in evaluation.
+
+    Returns:
+        A report with one check per quantity; ``first_divergence`` has the first ``step`` (from 1) and ``quantity``.
+
+    Raises:
+        UsageError: the question itself is wrong.
+    """
+    read = read_batches(batches)
+    if not isinstance(accumulate, int) or accumulate < 1:
+        raise UsageError(f"accumulate: expected a positive whole number, found {accumulate!r}")
+    training = Training(
+        port=Port(torch_model, flax_model, read[0].call, **fields),
+        batches=read,
+        torch_optimizer=torch_optimizer,
+        optax_optimizer=optax_optimizer,
+        torch_loss=torch_loss,
+        jax_loss=jax_loss,
+        learning_rate=learning_rate,
+        clip=clip,
+        accumulate=accumulate,
+        scaler=scaler,
+        torch_step=torch_step,
+        flax_step=flax_step,
+    )
+    with torch.random.fork_rng(devices=[]):
+        return _report(training)
+
+
+def _report(training: Training) -> Report:
+    port = training.port
+    example = _flax_example(training.batches[0])
+    function = flax_function(port.flax_model, port.mode, port.flax_call, port.flax_variables, lambda: example)
+    mapping = propose_mapping(port.torch_model, function.shapes, port.mapping)
+    start = given_weights(port.torch_model)
+    weights = check_weights(mapping, function, start, copied=True)
+    if mapping.problems:
+        return Report(port.title, (weights,), settings=_settings(training))
+    reference = _expect_runs("torch", run_torch, training)
+    perturbed = [run_torch(training, reference.masks, perturbation=k).snapshots for k in range(PERTURBED_RUNS)]
+    try:
+        found = _expect_runs("Flax", run_optax, training, function, mapping, start, reference.masks)
+    except MaskMismatchError as error:
+        return Report(port.title, (weights, CheckResult("loss", "failed", str(error))), settings=_settings(training))
+    compared = compare_trajectories(reference.snapshots, perturbed, found, mapping)
+    differing = {c.quantity for c in compared if not c.leaf.agrees}
+    finding, causes = OptimizerFinding(()), []
+    if differing:
+        causes = loss_causes(training, reference, found, mapping, compared)
+        if training.torch_step is None and training.flax_step is None:
+            finding = examine_optimizer(training, reference, found, mapping, start)
+        causes += [*_schedule_causes(reference, found, finding), *finding.causes]
+        causes += scale_causes(training, reference.snapshots, found) if "loss_scale" in differing else []
+    notes = _notes(differing, finding, causes)
+    checks = [weights, *results(compared, notes), _adequacy(training, compared)]
+    failed = any(check.status == "failed" for check in checks)
+    return Report(
+        name=port.title,
+        checks=tuple(_expected(check, port) for check in checks),
+        first_divergence=first_difference([c for c in compared if c.quantity not in notes]) if failed else None,
+        causes=tuple(causes),
+        numbers={"steps": len(training.batches), "hypotheses": finding.searched},
+        settings=_settings(training),
+    )
+
+
+def _expect_runs(side: str, run: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return run(*arguments)
+    except (UsageError, MaskMismatchError):
+        raise
+    except Exception as error:
+        raise UsageError(f"the {side} loop does not run: {sentence_of(error)}") from error
+
+
+def _flax_example(batch: Batch) -> Call:
+    if batch.to_flax is None:
+        return batch.call
+    return batch.to_flax if isinstance(batch.to_flax, Call) else as_call(batch.to_flax(*batch.call.args))
+
+
+def _notes(differing: set[str], finding: OptimizerFinding, causes: list[Cause]) -> Mapping[str, CheckStatus]:
+    """Differences that are none: moments kept in another form, and rates that were rounded to float32."""
+    if differing == {"moments"}:
+        return {"moments": "noted"}
+    if finding.rounded_rate and not causes:
+        return {quantity: "constants" for quantity in QUANTITIES if quantity != "loss_scale"}
+    return {}
+
+
+def _schedule_causes(reference: TorchRun, found: Sequence[Snapshot], finding: OptimizerFinding) -> list[Cause]:
+    """What is wrong with the schedule that was given apart, unless the updates told it already."""
+    pairs = [(s.learning_rate, t.learning_rate) for s, t in zip(found, reference.snapshots, strict=True)]
+    theirs = [rate for rate, _ in pairs if rate is not None]
+    if not theirs or same_rates(theirs, [rate for _, rate in pairs if rate is not None], single=True):
+        return []
+    known = {cause.name for cause in finding.causes}
+    ours = [float(rate) for _, rate in pairs if rate is not None]
+    return [cause for cause in rate_causes(theirs, ours) if cause.name not in known]
+
+
+def _adequacy(training: Training, compared: Sequence[Compared]) -> CheckResult:
+    """A single step shows neither momentum nor schedule; gradients of zero show nothing at all."""
+    gradients = [c.leaf for c in compared if c.quantity == "gradients"]
+    if not any(c.quantity == "parameters" for c in compared):
+        return CheckResult("adequacy", "inconclusive", "no parameter was compared")
+    if gradients and not any(leaf.scale > leaf.allowed for leaf in gradients):
+        return CheckResult("adequacy", "inconclusive", "every gradient is zero: nothing was trained")
+    if len(training.batches) // training.accumulate < 2:
+        detail = (
+            "fewer than two optimiser steps: momentum, bias correction and schedules do not show; give more batches"
+        )
+        return CheckResult("adequacy", "inconclusive", detail)
+    return CheckResult("adequacy", "passed", f"{len(training.batches)} batches, and gradients that are not zero")
+
+
+def _expected(result: CheckResult, port: Port) -> CheckResult:
+    reason = port.expected_failures.get(result.name)
+    if reason is None or result.status != "failed":
+        return result
+    return dataclasses.replace(result, status="noted", detail=f"{result.detail}; expected: {reason}")
+
+
+def _settings(training: Training) -> dict[str, Any]:
+    return {
+        "mode": training.port.mode,
+        "seed": training.port.seed,
+        "steps": len(training.batches),
+        "accumulate": training.accumulate,
+        "precision": "float64, optax's step counts in 64 bits",
+        "jax": jax.__version__,
+        "optax": optax.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
