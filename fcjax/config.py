@@ -19,7 +19,8 @@ Strategy = Literal["pmap", "jit", "shard"]
 Optimizer = Literal["sgd", "momentum", "adam", "adamw", "rmsprop"]
 Schedule = Literal["cosine", "constant"]
 Model = Literal["article", "mlp"]
-Precision = Literal["float32"]
+Precision = Literal["float32", "bfloat16", "float16"]
+Matmul = Literal["float32", "tf32"]
 
 TASKS: tuple[str, ...] = get_args(Task)
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
@@ -61,7 +62,9 @@ class TrainConfig:
     devices: str | None = None
     """cpu, gpu, or how many devices to use; all that JAX finds where not given."""
     precision: Precision = "float32"
-    """Arithmetic of the network."""
+    """Arithmetic of the network; parameters and loss stay float32. float16 comes with a dynamic loss scale."""
+    matmul: Matmul = "float32"
+    """How float32 matrices are multiplied on a GPU; tf32 is faster and keeps 10 bits of mantissa."""
     data_dir: Path | None = None
     """Folder with the data files; downloaded to the user's cache where not given."""
     run_dir: Path | None = None
@@ -77,6 +80,7 @@ class TrainConfig:
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("strategy", self.strategy, STRATEGIES)
         _one_of("precision", self.precision, get_args(Precision))
+        _one_of("matmul", self.matmul, get_args(Matmul))
         for name in ("epochs", "batch_size", "seeds"):
             _whole_number(name, getattr(self, name), least=1)
         _whole_number("seed", self.seed, least=0)

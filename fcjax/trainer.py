@@ -21,6 +21,7 @@ from fcjax.losses import Loss, default_loss
 from fcjax.metrics import describe, figures
 from fcjax.optimizers import make_optimizer, make_schedule
 from fcjax.parallel import Parallel, make_parallel
+from fcjax.precision import Policy
 from fcjax.progress import Reporter
 from fcjax.run_directory import RunDirectory
 from fcjax.train_state import PureModel, TrainState, count_parameters, create_state, stack_states
@@ -149,10 +150,18 @@ class _Run:
         started = time.perf_counter()
         steps = config.epochs * Plan(len(dataset.train), config.batch_size, 1).steps
         optimizer = make_optimizer(config.optimizer, make_schedule(config.schedule, config.learning_rate, steps))
+        policy = _policy(config)
         pure, state, name = _initial_state(model, optimizer, config)
         parameters = count_parameters(state.params) // config.seeds
         learner = Learner(
-            pure, dataset.task, loss, optimizer, dataset.input_scaling, dataset.target_scaling, parallel.axis_name
+            pure,
+            dataset.task,
+            loss,
+            optimizer,
+            dataset.input_scaling,
+            dataset.target_scaling,
+            parallel.axis_name,
+            policy,
         )
         state = parallel.replicate(state)
         train, compile_seconds = _program(learner, parallel, train_epoch, state, dataset.train, config)
@@ -179,6 +188,9 @@ class _Run:
         entry: dict[str, Any] = {"epoch": number, "step": number * self._steps}
         entry["train"] = self._figures(sums, self.dataset.train)
         self._expect_finite(entry["train"]["loss"], number)
+        if (scale := self.state.loss_scale) is not None:
+            entry["loss_scale"] = np.atleast_1d(jax.device_get(scale.value)).tolist()
+            entry["skipped_steps"] = np.atleast_1d(jax.device_get(scale.skipped)).tolist()
         for name, program in self.evaluations.items():
             entry[name] = self._figures(program(self.state), self.dataset.parts()[name])
         self.loop_seconds += time.perf_counter() - started
@@ -204,7 +216,7 @@ class _Run:
             "model": self.name,
             "parameters": self.parameters,
             "strategy": self.config.strategy,
-            "precision": self.config.precision,
+            **_policy(self.config).on(self.parallel.devices[0].platform),
             "devices": [str(device) for device in self.parallel.devices],
             "seeds": self.seeds,
             "epochs": self.config.epochs,
@@ -262,7 +274,11 @@ def _initial_state(
         modules = [model]
     else:
         modules = [model(nnx.Rngs(seed)) for seed in seeds]
-    parts = [create_state(module, optimizer, seed) for module, seed in zip(modules, seeds, strict=True)]
+    scale_loss = _policy(config).scales_loss
+    parts = [
+        create_state(module, optimizer, seed, scale_loss=scale_loss)
+        for module, seed in zip(modules, seeds, strict=True)
+    ]
     states = [state for _, state in parts]
     return parts[0][0], states[0] if len(states) == 1 else stack_states(states), type(modules[0]).__name__
 
@@ -284,7 +300,13 @@ def _where(parallel: Parallel, config: TrainConfig) -> str:
     """In words: what it runs on."""
     kinds = sorted({device.device_kind for device in parallel.devices})
     count = len(parallel.devices)
-    return f"{config.strategy} on {count} device{'s' * (count > 1)} ({', '.join(kinds)}), {config.precision}"
+    names = _policy(config).on(parallel.devices[0].platform)
+    arithmetic = names["precision"] + (" multiplied in TF32" if names["matmul"] == "tf32" else "")
+    return f"{config.strategy} on {count} device{'s' * (count > 1)} ({', '.join(kinds)}), {arithmetic}"
+
+
+def _policy(config: TrainConfig) -> Policy:
+    return Policy(config.precision, config.matmul)
 
 
 def _replica(state: TrainState, number: int) -> TrainState:
