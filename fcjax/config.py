@@ -17,7 +17,7 @@ class UsageError(ValueError):
 Task = Literal["digits", "mnist", "fashion", "housing", "california"]
 Strategy = Literal["pmap", "jit", "shard"]
 Optimizer = Literal["sgd", "momentum", "adam", "adamw", "rmsprop"]
-Schedule = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "constant", "step"]
 Model = Literal["article", "mlp"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Matmul = Literal["float32", "tf32"]
@@ -41,8 +41,10 @@ class TrainConfig:
     """Widths of the hidden layers of --model mlp."""
     activation: str = "relu"
     """Hidden activation of --model mlp."""
-    dropout: float = 0.2
-    """Dropout rate of --model mlp."""
+    dropout: float | None = None
+    """Dropout rate after each hidden layer; where not given 0.2, and 0 in the article's network for prices."""
+    input_dropout: float = 0.0
+    """Dropout rate of the inputs."""
     epochs: int = 20
     """Passes over the training set."""
     batch_size: int = 128
@@ -50,9 +52,29 @@ class TrainConfig:
     optimizer: Optimizer = "adam"
     """Update rule, with PyTorch's defaults."""
     learning_rate: float = 1e-3
-    """Step size at the start."""
+    """Step size."""
     schedule: Schedule = "cosine"
-    """How the step size goes on: down to 0 along half a cosine, or constant (as in the article)."""
+    """How the step size goes on: down to 0 along half a cosine, constant (as in the article), or by steps."""
+    warmup: float = 0.0
+    """Epochs over which the step size first rises from 0."""
+    step_epochs: float = 10.0
+    """Epochs between two steps of --schedule step."""
+    step_decay: float = 0.1
+    """Factor of each step of --schedule step."""
+    momentum: float | None = None
+    """Of sgd, momentum (0.9 where not given) and rmsprop."""
+    nesterov: bool = False
+    """Nesterov's momentum."""
+    weight_decay: float | None = None
+    """As in PyTorch: decoupled in adamw (0.01 where not given), L2 elsewhere (0)."""
+    decay_biases: bool = True
+    """Whether weight decay reaches biases and norms, as it does in PyTorch."""
+    clip_norm: float | None = None
+    """Largest norm of all gradients together."""
+    label_smoothing: float = 0.0
+    """Share of each label that is spread over all classes while training."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights, which evaluation then uses; 0 for none."""
     seed: int = 0
     """Seed of initial weights, order of samples and dropout."""
     seeds: int = 1
@@ -88,8 +110,14 @@ class TrainConfig:
             _whole_number("hidden", width, least=1)
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise UsageError(f"learning_rate: expected a finite number above 0, found {self.learning_rate}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise UsageError(f"dropout: expected a rate in [0, 1), found {self.dropout}")
+        for name in ("dropout", "input_dropout", "label_smoothing", "ema", "momentum"):
+            rate = getattr(self, name)
+            if rate is not None and not 0.0 <= rate < 1.0:
+                raise UsageError(f"{name}: expected a rate in [0, 1), found {rate}")
+        for name in ("warmup", "weight_decay", "step_decay"):
+            _number(name, getattr(self, name), above=False)
+        for name in ("step_epochs", "clip_norm"):
+            _number(name, getattr(self, name), above=True)
 
     def to_json(self) -> dict[str, object]:
         """All fields as plain JSON values."""
@@ -105,3 +133,8 @@ def _one_of(name: str, found: str, expected: tuple[str, ...]) -> None:
 def _whole_number(name: str, found: object, least: int) -> None:
     if isinstance(found, bool) or not isinstance(found, int) or found < least:
         raise UsageError(f"{name}: expected a whole number of at least {least}, found {found!r}")
+def _number(name: str, found: float | None, above: bool) -> None:
+    if found is not None and not (math.isfinite(found) and (found > 0 if above else found >= 0)):
+        raise UsageError(f"{name}: expected a finite number {'above' if above else 'of at least'} 0, found {found}")
+
+

@@ -30,7 +30,10 @@ def model_and_loss(config: TrainConfig, dataset: Dataset) -> tuple[ModelFactory,
             raise UsageError(str(error)) from None
         sizes = (features, *config.hidden, outputs)
         loss = cross_entropy if dataset.task == "classification" else squared_error
-        return lambda rngs: MLP(sizes, config.activation, config.dropout, rngs=rngs), loss
+        dropout = 0.2 if config.dropout is None else config.dropout
+        return lambda rngs: MLP(sizes, config.activation, dropout, rngs=rngs), loss
     if dataset.task == "classification":
-        return lambda rngs: MNISTClassifier(rngs=rngs), negative_log_likelihood
-    return lambda rngs: Regressor(features, rngs=rngs), squared_error
+        dropout = 0.2 if config.dropout is None else config.dropout
+        return lambda rngs: MNISTClassifier(dropout=dropout, rngs=rngs), negative_log_likelihood
+    dropout = config.dropout or 0.0
+    return lambda rngs: Regressor(features, dropout=dropout, rngs=rngs), squared_error

@@ -31,6 +31,7 @@ class TrainState:
         step: number of steps taken, int32 scalar.
         key: of the order of samples and of dropout; the same throughout the run.
         loss_scale: of float16 training, else None.
+        average: the moving average of ``params``, or None.
     """
 
     params: Any
@@ -39,6 +40,12 @@ class TrainState:
     step: jax.Array
     key: jax.Array
     loss_scale: LossScale | None = None
+    average: Any = None
+
+    @property
+    def evaluated(self) -> Any:
+        """The parameters that evaluation uses: their average, where there is one."""
+        return self.params if self.average is None else self.average
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,12 @@ class PureModel:
 
 
 def create_state(
-    model: nnx.Module, optimizer: optax.GradientTransformation, seed: int, *, scale_loss: bool = False
+    model: nnx.Module,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    *,
+    scale_loss: bool = False,
+    average: bool = False,
 ) -> tuple[PureModel, TrainState]:
     """Takes ``model`` apart; the model itself stays as it is.
 
@@ -82,6 +94,7 @@ def create_state(
         optimizer: gives the optimiser's state for the model's parameters.
         seed: of the order of samples and of dropout.
         scale_loss: starts a dynamic loss scale.
+        average: starts a moving average of the parameters.
 
     Raises:
         ValueError: the model has no parameters, or draws from random state of its own during training.
@@ -106,7 +119,10 @@ def create_state(
     pure = PureModel(train_graph, eval_graph, nnx.as_pure(random), takes_keys)
     key = jax.random.fold_in(jax.random.key(seed), _TRAINING)
     scale = LossScale.create() if scale_loss else None
-    state = TrainState(params, buffers, optimizer.init(params), jnp.zeros((), jnp.int32), key, scale)
+    step = jnp.zeros((), jnp.int32)
+    # A copy: state is donated, and no array may be given away twice.
+    averaged = jax.tree.map(lambda p: jnp.array(p, copy=True), params) if average else None
+    state = TrainState(params, buffers, optimizer.init(params), step, key, scale, averaged)
     return pure, state
 
 

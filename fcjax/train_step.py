@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fcjax.layers import row_keys
+from fcjax.layers import drop, row_keys
 from fcjax.losses import Loss
 from fcjax.metrics import Sums, measure
 from fcjax.precision import FLOAT32, Policy, all_finite
@@ -21,6 +21,8 @@ __all__ = ["ORDER", "Batch", "Learner", "stream_key"]
 
 # Streams of a run's key: one for the order of samples (by epoch), one for dropout (by step).
 ORDER, DROPOUT = 0, 1
+# Tells the inputs' dropout from that of the layers, which count from 0.
+INPUTS = 2**16
 
 
 def stream_key(key: jax.Array, stream: int, position: jax.Array) -> jax.Array:
@@ -60,6 +62,9 @@ class Learner:
         input_scaling, target_scaling: ``(x - mean) / std``, applied inside the step; None leaves values as they are.
         axis_name: names the devices that share each batch; None where there is only one.
         policy: the precision of the network; loss and parameters keep theirs.
+        training_loss: what training minimises, where that is not ``loss`` itself.
+        input_dropout: rate at which inputs are set to 0 while training.
+        average_decay: of the moving average of the parameters, where the state has one.
     """
 
     model: PureModel
@@ -70,6 +75,9 @@ class Learner:
     target_scaling: "Scaling | None" = None
     axis_name: str | None = None
     policy: Policy = FLOAT32
+    training_loss: Loss | None = None
+    input_dropout: float = 0.0
+    average_decay: float = 0.0
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         """One update with the gradient of ``Σ loss / count`` over the global batch.
@@ -84,7 +92,8 @@ class Learner:
         params = optax.apply_updates(state.params, updates)
         chex.assert_trees_all_equal_shapes_and_dtypes(params, state.params)
         chex.assert_trees_all_equal_shapes_and_dtypes(buffers, state.buffers)
-        after = replace(state, params=params, buffers=buffers, opt_state=opt_state)
+        average = None if state.average is None else self._averaged(state, params)
+        after = replace(state, params=params, buffers=buffers, opt_state=opt_state, average=average)
         if state.loss_scale is not None:
             finite = all_finite(gradients)
             after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
@@ -97,10 +106,12 @@ class Learner:
         x, y = self._prepare(state, batch)
         keys = row_keys(stream_key(state.key, DROPOUT, state.step), batch.rows)
         scale = state.loss_scale
+        if self.input_dropout:
+            x = drop(x, self.input_dropout, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, INPUTS))
 
         def objective(params: Any) -> tuple[jax.Array, tuple[Sums, Any]]:
             outputs, buffers = self.model.train(self.policy.cast(params), state.buffers, x, keys)
-            sums = self._measure(outputs, y, batch)
+            sums = self._measure(outputs, y, batch, self.training_loss or self.loss)
             # Divided here, by the number of real rows of all devices: a mean of the devices' means would be wrong
             # wherever shares are uneven.
             loss = sums["loss"] / batch.count
@@ -116,8 +127,8 @@ class Learner:
         """The sums over this device's rows, with the model in evaluation mode."""
         x, y = self._prepare(state, batch)
         with self.policy.products():
-            outputs = self.model.evaluate(self.policy.cast(state.params), state.buffers, x)
-        return self._measure(outputs, y, batch)
+            outputs = self.model.evaluate(self.policy.cast(state.evaluated), state.buffers, x)
+        return self._measure(outputs, y, batch, self.loss)
 
     def total(self, tree: Any) -> Any:
         """Sum over the devices."""
@@ -142,9 +153,15 @@ class Learner:
             return x, batch.targets
         return x, _scale(batch.targets.astype(dtype), self.target_scaling)
 
-    def _measure(self, outputs: jax.Array, targets: jax.Array, batch: Batch) -> Sums:
+    def _averaged(self, state: TrainState, params: Any) -> Any:
+        """The moving average after an update to ``params``; as PyTorch's ``AveragedModel`` it starts with the first."""
+        taken = state.step if state.loss_scale is None else state.step - state.loss_scale.skipped
+        decay = jnp.where(taken == 0, 0.0, self.average_decay)
+        return jax.tree.map(lambda a, p: (a + (1 - decay) * (p - a)).astype(a.dtype), state.average, params)
+
+    def _measure(self, outputs: jax.Array, targets: jax.Array, batch: Batch, loss: Loss) -> Sums:
         outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))  # no loss in half precision
-        losses = self.loss(outputs, targets)
+        losses = loss(outputs, targets)
         chex.assert_shape(losses, batch.rows.shape)
         chex.assert_type(losses, jnp.floating)
         return measure(self.task, outputs, targets, losses, batch.mask)
