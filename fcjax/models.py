@@ -138,7 +138,9 @@ class MLP(nnx.Module):
         self.dropout = Dropout(dropout)
 
     def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        """``(batch, sizes[0]) -> (batch, sizes[-1])``; ``rngs`` as in ``MNISTClassifier``."""
+        """``(batch, sizes[0]) -> (batch, sizes[-1])``; ``rngs`` as in ``MNISTClassifier``. Images are flattened."""
+        if x.ndim > 2 and x.shape[-1] != self.sizes[0]:
+            x = x.reshape(x.shape[0], -1)  # (batch, sizes[0])
         expect_features(x, self.sizes[0], "layers.0")
         activation = get_activation(self.activation)
         for i, layer in enumerate(self.layers[:-1]):
