@@ -18,7 +18,7 @@ from fcjax.presets import preset
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["export", "main", "predict", "train"]
+__all__ = ["export", "inspect", "main", "predict", "train"]
 
 WRONG_USAGE, INTERRUPTED = 2, 130
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app = tyro.extras.SubcommandApp()
         app.command(name="train")(_train_from(_starting_values(arguments)))
-        for command in (predict, export):
+        for command in (predict, inspect, export):
             app.command(command)
         app.cli(prog="fcjax", description="Fully connected networks in JAX/Flax.", args=arguments)
     except UsageError as error:
@@ -112,6 +112,20 @@ def predict(run: RunFolder, /, file: Path, out: Path | None = None) -> None:
         out.write_text(text.getvalue(), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{out}: can't be written ({error.strerror})") from None
+
+
+def inspect(run: RunFolder, /, out: Path | None = None) -> None:
+    """Shows a trained network: its layers, weights, activations, course of training and mistakes.
+
+    Args:
+        run: folder of a finished run.
+        out: folder for the pictures; RUN/plots where not given.
+    """
+    from fcjax.inspection import inspect_run
+
+    with _data_errors():
+        for file in inspect_run(run, out):
+            print(file)
 
 
 def export(
