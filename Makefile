@@ -19,11 +19,13 @@ TORCH := torch
 JAX := jax[cuda13]
 TORCH_INDEX :=
 LOCK :=
+KIND := -gpu
 else
 TORCH := torch==2.13.0
 JAX := jax
 TORCH_INDEX := --extra-index-url https://download.pytorch.org/whl/cpu --retries 0
 LOCK := --constraint constraints.txt
+KIND :=
 endif
 
 export PYTHONNOUSERSITE := 1
@@ -31,13 +33,13 @@ export PYTHONNOUSERSITE := 1
 .PHONY: demo test test-core lint bench clean
 .DELETE_ON_ERROR:
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed$(KIND)
 	@echo "== Training MNISTClassifier on real handwritten digits, one compiled program per epoch, pmap over all devices"
 	$(BIN)/fcjax train digits
 	@echo "== Checking every model: PyTorch against Flax against NumPy"
 	$(BIN)/python -m compare models
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test$(KIND)
 	@echo "== Running all tests with $(WORKERS) workers"
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
@@ -45,12 +47,12 @@ test-core: $(CORE)/.installed
 	@echo "== Running the tests that need no torch with $(PYTHON)"
 	$(CORE)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/fcjax
 
-lint: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev$(KIND)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed$(KIND)
 	$(BIN)/python -m benchmarks
 
 clean:
@@ -62,22 +64,22 @@ $(VENV)/bin/python:
 		|| { echo "$(PYTHON) is older than 3.11: run make with PYTHON=python3.12, or another that is newer"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.torch: $(VENV)/bin/python constraints.txt
+$(VENV)/.torch$(KIND): $(VENV)/bin/python constraints.txt
 	@echo "== Installing torch, alone and first"
 	$(BIN)/python $(PIP_INSTALL) $(TORCH_INDEX) '$(TORCH)'
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+$(VENV)/.installed$(KIND): $(VENV)/.torch$(KIND) pyproject.toml
 	@echo "== Installing fcjax and compare"
 	$(BIN)/python $(PIP_INSTALL) $(LOCK) '$(JAX)' --editable '.[compare]'
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
+$(VENV)/.installed-test$(KIND): $(VENV)/.installed$(KIND)
 	@echo "== Installing what the tests need"
 	$(BIN)/python $(PIP_INSTALL) $(LOCK) --editable '.[test]'
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed-test
+$(VENV)/.installed-dev$(KIND): $(VENV)/.installed-test$(KIND)
 	$(BIN)/python $(PIP_INSTALL) $(LOCK) --editable '.[dev]'
 	@touch $@
 

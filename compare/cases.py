@@ -13,6 +13,7 @@ import torch
 
 from compare.legs.run import Case
 from compare.port import Port
+from compare.result import UsageError
 from compare.structure import Call, Inputs, as_call, flatten, is_floating, rebuild, to_numpy
 from compare.weights import TorchLeaf, torch_leaves
 
@@ -24,7 +25,12 @@ Arrays = dict[str, np.ndarray]
 def torch_call(port: Port) -> Call:
     """The call of the torch model, its floating arrays float64 numbers that float32 can hold."""
     call = as_call(port.inputs.torch if isinstance(port.inputs, Inputs) else port.inputs)
-    return rebuild(call, {path: _exact(to_numpy(array)) for path, array in flatten(call).items()})
+    arrays = {path: _exact(to_numpy(array)) for path, array in flatten(call).items()}
+    for path, array in arrays.items():
+        if is_floating(array) and np.isnan(array).any():
+            index = [int(i) for i in np.argwhere(np.isnan(array))[0]]
+            raise UsageError(f"inputs: {_bare(path) or path} holds NaN at {index}, of which nothing can be computed")
+    return rebuild(call, arrays)
 
 
 def _exact(array: np.ndarray) -> np.ndarray:
@@ -82,9 +88,15 @@ def make_cases(port: Port, largest_output: Callable[[Case], float]) -> Iterator[
     """
     call = torch_call(port)
     given, redrawn = given_weights(port.torch_model), redraw_weights(port.torch_model, port.seed + 1)
-    yield Case("given weights, given inputs", given, call)
+    tied = _has_ties(call)
+    yield Case("given weights, given inputs", given, call, kinks=tied)
+    if tied:
+        # Whatever differs only at ties and exact zeros must show as that, in the user's own inputs too.
+        moved = _moved_off_ties(call, frozenset(port.frozen), port.seed)
+        yield Case("given weights, given inputs moved off ties", given, moved)
+        yield Case("redrawn weights, given inputs moved off ties", redrawn, moved)
     if any(not np.array_equal(given[name], redrawn[name]) for name in given):
-        yield Case("redrawn weights, given inputs", redrawn, call)
+        yield Case("redrawn weights, given inputs", redrawn, call, kinks=tied)
     if isinstance(port.inputs, Inputs) and not callable(port.inputs.flax):
         return
     free = _free_inputs(call, frozenset(port.frozen))
@@ -93,6 +105,22 @@ def make_cases(port: Port, largest_output: Callable[[Case], float]) -> Iterator[
     driven = _driven(Case("redrawn weights, inputs for large outputs", redrawn, call), free, largest_output)
     if driven is not None:
         yield driven
+
+
+def _has_ties(call: Call) -> bool:
+    """Whether floating inputs hold exact zeros, or a number twice."""
+    floating = [array for array in flatten(call).values() if is_floating(array)]
+    return any(not array.all() or np.unique(array).size < array.size for array in floating)
+
+
+def _moved_off_ties(call: Call, frozen: frozenset[str], seed: int) -> Call:
+    random = np.random.default_rng(seed + 3)
+    moved = {
+        path: _exact(array + 1e-2 * _size(array) * random.standard_normal(array.shape))
+        for path, array in _free_inputs(call, frozen).items()
+        if is_floating(array)
+    }
+    return rebuild(call, moved)
 
 
 def _free_inputs(call: Call, frozen: frozenset[str]) -> Arrays:

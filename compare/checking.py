@@ -18,14 +18,15 @@ from compare.checks.precision import GRADIENT_PREFIX, check_precision
 from compare.checks.statistics import check_statistics
 from compare.diagnose import Diagnosis, diagnose
 from compare.evidence import Evidence, LegError, Legs, gather, largest_output, sentence_of
-from compare.legs.dropout import MaskMismatchError
+from compare.hypotheses.precision import FAST_VARIANCE, rerun, without_fast_variance
+from compare.legs.dropout import MaskMismatchError, UnseenMaskError
 from compare.legs.flax_function import FlaxFunction, flax_function
 from compare.legs.flax_leg import FlaxLeg
 from compare.legs.numpy_leg import NumpyLeg
 from compare.legs.run import Case
 from compare.legs.torch_leg import TorchLeg
 from compare.port import Port
-from compare.result import CheckResult, Report, UsageError
+from compare.result import Cause, CheckResult, Report, UsageError
 from compare.settling import settle
 from compare.structure import Call, Inputs, as_call
 from compare.verdict import largest_relative
@@ -87,7 +88,11 @@ def _report(port: Port) -> Report:
     ]
     evidence: tuple[Evidence, ...] = ()
     refused: dict[str, str] = {}
-    if not any(problem.side == "both" for problem in mapping.problems):
+    sides = {problem.side for problem in mapping.problems}
+    if sides >= {"torch", "flax"}:
+        hint = "arrays are left over on both sides; name the pairs in mapping={torch name: Flax path}"
+        results.append(CheckResult("outputs", "skipped", f"nothing was run: {hint}"))
+    elif "both" not in sides:
         redrawn = redraw_weights(port.torch_model, port.seed + 1)
         mapping = settle(mapping, legs, Case("redrawn weights", redrawn, torch_call(port)))
         try:
@@ -96,9 +101,15 @@ def _report(port: Port) -> Report:
             results += _judge(port, evidence)
         except MaskMismatchError as error:
             results.append(CheckResult("outputs", "failed", str(error)))
+        except UnseenMaskError as error:
+            results.append(CheckResult("outputs", "inconclusive", str(error)))
         except LegError as error:
             results.append(CheckResult("outputs", "failed" if error.leg == "flax" else "error", str(error)))
     diagnosis = _diagnosis(legs, mapping, evidence, port.strict)
+    if any(result.name == "precision" and result.status == "failed" for result in results):
+        diagnosis = dataclasses.replace(
+            diagnosis, causes=(*diagnosis.causes, *_precision_causes(port, mapping, evidence))
+        )
     return Report(
         name=port.title,
         checks=tuple(_expected(result, port) for result in results),
@@ -121,6 +132,17 @@ def _diagnosis(legs: Legs, mapping: WeightMapping, evidence: tuple[Evidence, ...
         return diagnose(legs, mapping, failing)
     except Exception as error:  # the verdict stands, whatever a model does while it is watched
         return Diagnosis(None, note=f"the search for the place and the cause broke off: {sentence_of(error)}")
+
+
+def _precision_causes(port: Port, mapping: WeightMapping, evidence: tuple[Evidence, ...]) -> tuple[Cause, ...]:
+    """Why float32 is less accurate, where a known reason makes the difference."""
+    careful = without_fast_variance(port.flax_model)
+    if careful is None:
+        return ()
+    function = flax_function(careful, port.mode, port.flax_call)
+    leg = _legs(dataclasses.replace(port, flax_model=careful), function, mapping).flax32
+    mended = check_precision(rerun(evidence, leg), same_function=True)
+    return (FAST_VARIANCE,) if mended.status == "passed" else ()
 
 
 def _expect_torch_runs(port: Port) -> None:

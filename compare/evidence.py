@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from compare.cases import with_cotangents
-from compare.legs.dropout import MaskMismatchError
+from compare.legs.dropout import MaskMismatchError, UnseenMaskError
 from compare.legs.flax_leg import FlaxLeg
 from compare.legs.numpy_leg import NumpyLeg
 from compare.legs.run import Case, Run
@@ -96,6 +96,7 @@ def gather(legs: Legs, cases: Iterable[Case], mode: str, seed: int) -> tuple[tup
         UsageError: torch does not take the user's own inputs, or draws random numbers other than dropout's masks.
         LegError: another leg does not run where torch does.
         MaskMismatchError: Flax drops other arrays than torch.
+        UnseenMaskError: Flax draws its masks in a way that they can't be replayed in.
     """
     evidence: list[Evidence] = []
     refused: dict[str, str] = {}
@@ -184,7 +185,7 @@ def _expect_repeatable(first: Run, second: Run) -> None:
 def _run(leg: str, run: Callable[[Case], Run], case: Case) -> Run:
     try:
         return run(case)
-    except (UsageError, MaskMismatchError):
+    except (UsageError, MaskMismatchError, UnseenMaskError):
         raise
     except Exception as error:
         model = {"flax": "Flax model", "numpy": "NumPy reference"}[leg]

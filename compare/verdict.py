@@ -53,7 +53,8 @@ def spread(reference: np.ndarray, perturbed: Sequence[np.ndarray], dtype: str) -
     if reference.size == 0:
         return 0.0
     floor = _LEAST_ROUNDINGS * unit_roundoff(dtype) * float(np.abs(reference).max())
-    deviations = [float(np.abs(run - reference).max()) for run in perturbed]
+    with np.errstate(invalid="ignore", over="ignore"):
+        deviations = [float(np.abs(run - reference).max()) for run in perturbed]
     return max([floor, *(deviation if np.isfinite(deviation) else np.inf for deviation in deviations)])
 
 
@@ -65,7 +66,8 @@ def own_rounding(found: np.ndarray, lower: np.ndarray | None) -> float:
     """
     if lower is None or lower.shape != found.shape or found.size == 0:
         return 0.0
-    deviation = float(np.abs(lower.astype(np.float64) - found).max())
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities on both sides cancel to NaN, and say nothing
+        deviation = float(np.abs(lower.astype(np.float64) - found).max())
     return deviation * unit_roundoff("float64") / unit_roundoff("float32") if np.isfinite(deviation) else 0.0
 
 
@@ -79,7 +81,7 @@ def compare_arrays(path: str, reference: np.ndarray, found: np.ndarray, allowed:
     """
     if reference.shape != found.shape:
         return Leaf(path, np.nan, allowed, detail=f"expected shape {reference.shape}, found {found.shape}")
-    if np.issubdtype(reference.dtype, np.integer) != np.issubdtype(found.dtype, np.integer):
+    if _kind(reference) != _kind(found):
         return Leaf(path, np.nan, allowed, detail=f"expected dtype {reference.dtype}, found {found.dtype}")
     if reference.size == 0:
         return Leaf(path, 0.0, allowed)
@@ -92,6 +94,11 @@ def compare_arrays(path: str, reference: np.ndarray, found: np.ndarray, allowed:
     difference = np.where(finite, np.abs(np.where(finite, found, 0) - np.where(finite, reference, 0)), 0.0)
     index = np.unravel_index(int(difference.argmax()), difference.shape)
     return Leaf(path, float(difference[index]), allowed, scale, tuple(int(i) for i in index))
+
+
+def _kind(array: np.ndarray) -> str:
+    """Booleans, integers and floats are not each other's ports."""
+    return {"b": "boolean", "i": "integer", "u": "integer"}.get(array.dtype.kind, "floating")
 
 
 def _nonfinite(reference: np.ndarray, found: np.ndarray) -> str:

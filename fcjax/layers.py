@@ -68,9 +68,13 @@ def drop(x: jax.Array, rate: float, keys: jax.Array) -> jax.Array:
 
     A decision costs 16 random bits instead of 32, so ``rate`` is met to 1/65536.
     """
-    keep = 1.0 - rate
-    bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint16))(keys)
-    return jnp.where(bits < round(keep * 2**16), x / keep, jnp.zeros_like(x))
+    return jnp.where(keep_mask(rate, keys, x.shape), x / (1.0 - rate), jnp.zeros_like(x))
+
+
+def keep_mask(rate: float, keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """``Bernoulli(1 - rate)`` of ``shape`` ``(batch, ...)``, one key of ``keys`` ``(batch,)`` per row."""
+    bits = jax.vmap(lambda key: jax.random.bits(key, shape[1:], jnp.uint16))(keys)
+    return bits < round((1.0 - rate) * 2**16)
 
 
 class Dropout(nnx.Dropout):
@@ -104,7 +108,12 @@ class Dropout(nnx.Dropout):
             return inputs
         if self.rate == 1.0:
             return jnp.zeros_like(inputs)
-        return drop(inputs, self.rate, self._keys(rngs, inputs.shape[0], stream))
+        mask = self.keep_mask(self._keys(rngs, inputs.shape[0], stream), inputs.shape)
+        return jnp.where(mask, inputs / (1.0 - self.rate), jnp.zeros_like(inputs))
+
+    def keep_mask(self, keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """Which entries stay, shape ``shape``; by this name a checker can put another framework's mask in its place."""
+        return keep_mask(self.rate, keys, shape)
 
     def _keys(self, rngs: jax.Array | nnx.Rngs | nnx.RngStream | None, batch: int, stream: int) -> jax.Array:
         source = self.rngs if rngs is None else rngs

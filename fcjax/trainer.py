@@ -100,12 +100,12 @@ def fit(
             f"{dataset.name}; found {config.batch_size}"
         )
     parallel = make_parallel(config.strategy, config.devices)
-    if directory:
-        directory.create(config.to_json())
     with Reporter(config.epochs, progress) as reporter:
         reporter.say(_where(parallel, config))
         run = _Run.prepare(model, dataset, config, loss or default_loss(dataset.task), parallel)
         reporter.say(f"{run.name}, {run.parameters:,} parameters; compiled in {run.compile_seconds:.1f} s")
+        if directory:  # only now: a run that can't start leaves nothing behind
+            directory.create(config.to_json())
         for number in range(1, config.epochs + 1):
             run.epoch(number)
             if directory:

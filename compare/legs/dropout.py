@@ -12,7 +12,21 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["MaskMismatchError", "TorchMasks", "replay_in_flax"]
+__all__ = ["Mask", "MaskMismatchError", "TorchMasks", "UnseenMaskError", "replay_in_flax"]
+
+
+class Mask(np.ndarray):
+    """A keep-mask that knows with which probability an entry was kept."""
+
+    keep: float | None
+
+    def __new__(cls, mask: np.ndarray, keep: float) -> "Mask":
+        made = np.array(mask).view(cls)
+        made.keep = keep
+        return made
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.keep = getattr(source, "keep", None)
 
 
 class TorchMasks(TorchFunctionMode):
@@ -36,9 +50,9 @@ class TorchMasks(TorchFunctionMode):
         x, p, training = _dropout_arguments(*args, **kwargs)
         if not training or p == 0.0:
             return x
-        mask = self._generator.random(tuple(x.shape)) >= p if self._replay is None else next(self._replay)
-        self.masks.append(mask)
-        return x * torch.from_numpy(mask) / (1 - p) if p < 1.0 else torch.zeros_like(x)
+        drawn = self._generator.random(tuple(x.shape)) >= p if self._replay is None else next(self._replay)
+        self.masks.append(Mask(drawn, keep=1.0 - p))
+        return x * torch.from_numpy(np.array(drawn)) / (1 - p) if p < 1.0 else torch.zeros_like(x)
 
 
 def _dropout_arguments(
@@ -51,50 +65,75 @@ class MaskMismatchError(ValueError):
     """The Flax model drops other arrays than the torch model does."""
 
 
+class UnseenMaskError(ValueError):
+    """The Flax model draws random numbers in a way that no mask can be replayed in."""
+
+
 @contextlib.contextmanager
-def replay_in_flax(masks: Sequence[np.ndarray]) -> Iterator[None]:
+def replay_in_flax(masks: Sequence[Any], keeps: Sequence[float | None] = ()) -> Iterator[None]:
     """While it lasts, every ``jax.random.bernoulli`` returns the next of ``masks``.
 
-    A subclass of ``nnx.Dropout`` that draws its mask in a way of its own is run as ``nnx.Dropout``: what its ``rate``
-    does is compared, the law of its draws is another check's business.
+    The model's own code still decides what it does with the mask. A subclass of ``nnx.Dropout`` that does not draw by
+    ``bernoulli`` is served through its method ``keep_mask(keys, shape)``, if it has one.
+
+    Args:
+        masks: keep-masks in call order.
+        keeps: with which probability torch keeps an entry, where known; another one in Flax is a mistake.
 
     Raises:
-        MaskMismatchError: the Flax model asks for another number or shape of masks.
+        MaskMismatchError: the Flax model asks for another number, shape or probability.
+        UnseenMaskError: it draws its masks by other means.
     """
     import jax.numpy as jnp
     from flax import nnx
 
-    waiting = list(masks)
+    waiting = list(zip(masks, [*keeps, *[None] * (len(masks) - len(keeps))], strict=True))
+    elsewhere: list[str] = []
 
-    def bernoulli(key: Any, p: Any = 0.5, shape: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def following(shape: Any, keep: Any) -> Any:
         if not waiting:
             raise MaskMismatchError(f"dropout: torch drew {len(masks)} masks in this call, Flax asks for one more")
-        mask = waiting.pop(0)
+        mask, expected = waiting.pop(0)
+        where = f"dropout call {len(masks) - len(waiting)}"
         if shape is not None and tuple(shape) != mask.shape:
-            raise MaskMismatchError(
-                f"dropout call {len(masks) - len(waiting)}: torch's mask has shape {mask.shape}, Flax's {tuple(shape)}"
-            )
+            raise MaskMismatchError(f"{where}: torch's mask has shape {mask.shape}, Flax's {tuple(shape)}")
+        # A rate of 0.1 is written as 1 - 0.9 on one side: that much rounding in float32, no more.
+        if expected is not None and isinstance(keep, float | int) and not abs(keep - expected) <= 1e-6:
+            raise MaskMismatchError(f"{where}: torch keeps an entry with probability {expected:g}, Flax with {keep:g}")
         return jnp.asarray(mask)
+
+    def bernoulli(key: Any, p: Any = 0.5, shape: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return following(shape, p)
+
+    def keep_mask(module: Any, keys: Any, shape: Any) -> Any:
+        return following(shape, 1.0 - module.rate)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch("jax.random.bernoulli", bernoulli))
-        for cls in _overriding_subclasses(nnx.Dropout):
-            stack.enter_context(mock.patch.object(cls, "__call__", _plain_dropout))
+        for name in ("uniform", "normal", "bits"):
+            stack.enter_context(mock.patch(f"jax.random.{name}", _noting(name, elsewhere)))
+        for cls in _subclasses(nnx.Dropout):
+            if "keep_mask" in vars(cls):
+                stack.enter_context(mock.patch.object(cls, "keep_mask", keep_mask))
         yield
+    if waiting and elsewhere:
+        raise UnseenMaskError(f"the Flax model draws its dropout by jax.random.{elsewhere[0]}, which can't be replayed")
     if waiting:
         used = len(masks) - len(waiting)
         raise MaskMismatchError(f"dropout: torch drew {len(masks)} masks in this call, Flax only {used}")
 
 
-def _overriding_subclasses(cls: Any) -> list[type]:
-    found: list[type] = []
-    for child in cls.__subclasses__():
-        found += ([child] if "__call__" in vars(child) else []) + _overriding_subclasses(child)
-    return found
-
-
-def _plain_dropout(self: Any, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None, **_: Any) -> Any:
+def _noting(name: str, seen: list[str]) -> Any:
     import jax
-    from flax import nnx
 
-    return nnx.Dropout.__call__(self, inputs, deterministic=deterministic, rngs=jax.random.key(0))
+    original = getattr(jax.random, name)
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        seen.append(name)
+        return original(*args, **kwargs)
+
+    return noting
+
+
+def _subclasses(cls: Any) -> list[type]:
+    return [found for child in cls.__subclasses__() for found in (child, *_subclasses(child))]

@@ -54,6 +54,7 @@ class FlaxLeg:
         self.islands: tuple[str, ...] = ()
         self.constants: tuple[str, ...] = ()
         self._compiled: dict[str, Callable[[Arguments, int | None], Run]] = {}
+        self._keeps: tuple[float | None, ...] = ()
         self._traced: dict[str, Callable[[Arguments], tuple[Checkpoint, ...]]] = {}
 
     def run(self, case: Case, constants_seed: int | None = None) -> Run:
@@ -129,6 +130,7 @@ class FlaxLeg:
         floating = {path: self._cast(array) for path, array in inputs.items() if is_floating(array)}
         integers = {path: jnp.asarray(array) for path, array in inputs.items() if not is_floating(array)}
         cotangents = {path: self._cast(array) for path, array in case.cotangents.items()}
+        self._keeps = tuple(getattr(mask, "keep", None) for mask in case.masks)
         return parameters, others, floating, integers, cotangents, tuple(jnp.asarray(mask) for mask in case.masks)
 
     def _cast(self, array: np.ndarray, dtype: Any = None) -> jax.Array:
@@ -244,7 +246,7 @@ class FlaxLeg:
             flax_call = as_call(self.to_flax(*given.args, **given.kwargs)) if self.to_flax else given
         if watch is not None:
             watch.begin()
-        with replay_in_flax(masks):
+        with replay_in_flax(masks, self._keeps):
             returned, after = self.function.apply(leaves, flax_call, watch)
         return self._outputs(returned), after
 

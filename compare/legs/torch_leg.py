@@ -12,6 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from compare.legs.dropout import TorchMasks
 from compare.legs.run import Case, Run
+from compare.legs.torch_lift import TorchLift, raise_plain_tensors
 from compare.legs.watch import TorchWatch
 from compare.result import UsageError
 from compare.structure import Call, flatten, is_floating, rebuild, to_numpy
@@ -46,7 +47,9 @@ class TorchLeg:
         self.mode = mode
         self.select = select
         self.loss = loss
-        self.model = copy.deepcopy(model).cpu().to(self.dtype).train(mode == "train")
+        own = copy.deepcopy(model).cpu()
+        raise_plain_tensors(own, self.dtype)
+        self.model = own.to(self.dtype).train(mode == "train")
         self._parameters = dict(self.model.named_parameters())
         # Tied names are listed once, as the mapping lists them.
         self._buffers = dict(self.model.named_buffers())
@@ -89,7 +92,7 @@ class TorchLeg:
         self._load(case.weights, None)
         arguments, _ = self._arguments(case.call, None)
         recorder = TorchMasks(seed=seed)
-        with self._default_dtype(), recorder, torch.no_grad():
+        with self._default_dtype(), self._lifted(), recorder, torch.no_grad():
             self.model(*arguments.args, **arguments.kwargs)
         return tuple(recorder.masks)
 
@@ -123,11 +126,14 @@ class TorchLeg:
         # What the backward pass reads is moved too: where a tanh saturates, its derivative is nothing but rounding.
         moved = contextlib.nullcontext() if noise is None else saved_tensors_hooks(lambda saved: saved, noise)
         try:
-            with self._default_dtype(), masks, moved:
+            with self._default_dtype(), self._lifted(), masks, moved:
                 yield
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _lifted(self) -> AbstractContextManager[Any]:
+        return TorchLift() if self.precision == "float64" else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _default_dtype(self) -> Iterator[None]:

@@ -1,0 +1,39 @@
+"""Why a port that computes the same function is less accurate in float32."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from flax import nnx
+
+from compare.evidence import Evidence
+from compare.legs.flax_leg import FlaxLeg
+from compare.legs.run import Run
+from compare.result import Cause
+
+__all__ = ["FAST_VARIANCE", "rerun", "without_fast_variance"]
+
+FAST_VARIANCE = Cause(
+    "fast_variance",
+    "normalisation layers compute the variance as E[x²] - E[x]², which cancels where the mean is large; "
+    "Flax does so by default, torch does not",
+    "use_fast_variance=False",
+    "with two-pass variances this port is as accurate in float32 as torch's model",
+)
+
+
+def without_fast_variance(model: Any) -> nnx.Module | None:
+    """A copy of an NNX model whose normalisation layers compute two-pass variances; None if none of them is fast."""
+    if not isinstance(model, nnx.Module):
+        return None
+    copy = nnx.clone(model)
+    fast: list[Any] = [module for _, module in nnx.iter_modules(copy) if getattr(module, "use_fast_variance", False)]
+    for module in fast:
+        module.use_fast_variance = False
+    return copy if fast else None
+
+
+def rerun(evidence: Sequence[Evidence], leg: FlaxLeg) -> tuple[Evidence, ...]:
+    """The evidence with another Flax leg's float32 runs."""
+    runs: list[Run] = [leg.run(item.case) for item in evidence]
+    return tuple(dataclasses.replace(item, flax32=run) for item, run in zip(evidence, runs, strict=True))
