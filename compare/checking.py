@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from compare.adequacy import check_adequacy
-from compare.cases import given_weights, make_cases, torch_call
+from compare.cases import given_weights, make_cases, redraw_weights, torch_call
 from compare.checks.gradients import check_gradients, gradient_flow
 from compare.checks.outputs import check_outputs
 from compare.checks.parameters import check_parameters, check_weights, count_parameters
@@ -26,6 +26,7 @@ from compare.legs.run import Case
 from compare.legs.torch_leg import TorchLeg
 from compare.port import Port
 from compare.result import CheckResult, Report, UsageError
+from compare.settling import settle
 from compare.structure import Call, Inputs, as_call
 from compare.verdict import largest_relative
 from compare.weights import WeightMapping, propose_mapping
@@ -87,6 +88,8 @@ def _report(port: Port) -> Report:
     evidence: tuple[Evidence, ...] = ()
     refused: dict[str, str] = {}
     if not any(problem.side == "both" for problem in mapping.problems):
+        redrawn = redraw_weights(port.torch_model, port.seed + 1)
+        mapping = settle(mapping, legs, Case("redrawn weights", redrawn, torch_call(port)))
         try:
             cases = make_cases(port, largest_output(legs.torch64, port.mode, port.seed))
             evidence, refused = gather(legs, cases, port.mode, port.seed)

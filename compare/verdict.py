@@ -11,7 +11,15 @@ import numpy as np
 
 from compare.result import Leaf
 
-__all__ = ["CONSTANTS_FACTOR", "PRECISION_FACTOR", "SAMENESS_FACTOR", "compare_arrays", "own_rounding", "spread", "unit_roundoff"]
+__all__ = [
+    "CONSTANTS_FACTOR",
+    "PRECISION_FACTOR",
+    "SAMENESS_FACTOR",
+    "compare_arrays",
+    "own_rounding",
+    "spread",
+    "unit_roundoff",
+]
 
 # In float64 every porting mistake stands many orders of magnitude above the spread (an epsilon of 1e-12 for 1e-6 in a
 # LayerNorm: 9e-6 against 1e-15), so the factor can afford to cover sums in another order over thousands of terms.

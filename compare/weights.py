@@ -66,6 +66,7 @@ class Rule:
             its transpose is its inverse.
         transform: a linear function of the array given by the user instead, traceable by JAX.
         shape: the source's shape, which the transpose of ``transform`` needs.
+        alternatives: permutations that fit the shapes as well, of a square array that no convention decides.
     """
 
     source: str
@@ -73,6 +74,7 @@ class Rule:
     permutation: tuple[int, ...] | None = None
     transform: Callable[[Any], Any] | None = None
     shape: tuple[int, ...] = ()
+    alternatives: tuple[tuple[int, ...] | None, ...] = ()
 
     def forward(self, array: np.ndarray) -> np.ndarray:
         """The Flax value of a torch value."""
@@ -195,7 +197,8 @@ def _conventions(leaf: TorchLeaf) -> list[tuple[str, tuple[int, ...] | None]]:
         return same
     # A matrix of the user's own: torch's habit is (out, in), Flax's is (in, out).
     reverse = tuple(reversed(range(len(leaf.shape))))
-    return [("kernel", reverse), (name, reverse), *same] if name == "weight" else [(name, reverse), *same]
+    swapped = [("kernel", reverse), ("kernel", None)] if name == "weight" else []
+    return [*swapped, (name, reverse), *same]
 
 
 def propose_mapping(
@@ -308,7 +311,8 @@ def _place(
         if path not in flax_shapes or path in taken:
             continue
         if _fits(leaf, permutation, flax_shapes[path]):
-            return Rule(leaf.name, path, permutation, shape=leaf.shape), None
+            fitting = [p for name, p in _conventions(leaf) if name == flax_name and _fits(leaf, p, flax_shapes[path])]
+            return Rule(leaf.name, path, permutation, shape=leaf.shape, alternatives=tuple(fitting[1:])), None
         misfit = misfit or _misfit(leaf, path, permutation, flax_shapes[path])
     if misfit is not None:
         return None, misfit

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from fcjax.losses import cross_entropy, negative_log_likelihood, squared_error
     from fcjax.models import MLP, FlaxModel, FlaxModelWithActivation, MNISTClassifier, Regressor
     from fcjax.optimizers import make_optimizer
+    from fcjax.prediction import Run, load_run
+    from fcjax.presets import preset
     from fcjax.trainer import FitResult, TrainingError, fit
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "LowRankLinear",
     "MNISTClassifier",
     "Regressor",
+    "Run",
     "Scaling",
     "SparseLinear",
     "Split",
@@ -41,8 +44,10 @@ __all__ = [
     "get_activation",
     "init_weights",
     "load",
+    "load_run",
     "make_optimizer",
     "negative_log_likelihood",
+    "preset",
     "row_keys",
     "squared_error",
     "torch_linear",
@@ -57,6 +62,8 @@ _HOMES = {
     "losses": ("cross_entropy", "negative_log_likelihood", "squared_error"),
     "models": ("MLP", "FlaxModel", "FlaxModelWithActivation", "MNISTClassifier", "Regressor"),
     "optimizers": ("make_optimizer",),
+    "prediction": ("Run", "load_run"),
+    "presets": ("preset",),
     "trainer": ("FitResult", "TrainingError", "fit"),
 }
 

@@ -1,27 +1,38 @@
 """The command line, made from frozen dataclasses. Asking for help imports neither jax nor torch."""
 
+import csv
+import io
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from fcjax.config import TrainConfig, UsageError
+from fcjax.presets import preset
 
-__all__ = ["main", "train"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["export", "inspect", "main", "predict", "train"]
 
 WRONG_USAGE, INTERRUPTED = 2, 130
+
+RunFolder = Annotated[Path, tyro.conf.Positional]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs ``fcjax``; exits with 0, or with 2 and one sentence on standard error where the user's input is at fault."""
-    app = tyro.extras.SubcommandApp()
-    app.command(train)
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        app = tyro.extras.SubcommandApp()
+        app.command(name="train")(_train_from(_starting_values(arguments)))
+        for command in (predict, inspect, export):
+            app.command(command)
         app.cli(prog="fcjax", description="Fully connected networks in JAX/Flax.", args=arguments)
     except UsageError as error:
         _leave(f"fcjax: {error}", WRONG_USAGE)
@@ -29,22 +40,127 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave("fcjax: interrupted", INTERRUPTED)
 
 
-def train(config: Annotated[TrainConfig, tyro.conf.arg(name="")]) -> None:
-    """Trains a network: the article's for the task, on digits, clothes or house prices."""
+def _starting_values(arguments: Sequence[str]) -> TrainConfig:
+    """The defaults of all settings: those of the preset, if one is named."""
+    given = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
+    if arguments[:1] != ["train"] or "--preset" not in given or {"-h", "--help"} & set(given):
+        return TrainConfig()
+    config = tyro.cli(Annotated[TrainConfig, tyro.conf.arg(name="")], prog="fcjax train", args=arguments[1:])
+    return TrainConfig() if config.preset is None else preset(config.preset, TrainConfig(task=config.task))
+
+
+def _train_from(default: TrainConfig) -> Callable[..., None]:
+    """``train`` as a command whose settings start from ``default``."""
+
+    def command(config: Annotated[TrainConfig, tyro.conf.arg(name="")] = default) -> None:
+        train(config)
+
+    command.__doc__ = train.__doc__
+    return command
+
+
+def train(config: TrainConfig) -> None:
+    """Trains a network: the article's for the task, on digits, clothes or house prices; or an MLP on your own table."""
     from fcjax.compilation_cache import use_compilation_cache
-    from fcjax.datasets import DataError, load
-    from fcjax.tasks import model_and_loss
+    from fcjax.prediction import describe_run
+    from fcjax.tasks import load_data, model_and_loss
     from fcjax.trainer import fit
 
     config.check()
-    if config.run_dir is None:
-        config = replace(config, run_dir=Path("runs") / f"{config.task}-{datetime.now():%Y%m%d-%H%M%S}")
+    run_dir = config.run_dir or Path("runs") / f"{config.task}-{datetime.now():%Y%m%d-%H%M%S}"
+    config = replace(config, run_dir=run_dir)
     if config.cache:
         use_compilation_cache()
-    try:
-        dataset = load(config.task, config.data_dir, config.seed)
+    with _data_errors():
+        dataset, preprocessing = load_data(config)
+        for note in preprocessing.notes if preprocessing else ():
+            print(f"note: {note}")
         model, loss = model_and_loss(config, dataset)
         fit(model, dataset, config, loss=loss)
+    for name, text in describe_run(model, dataset, preprocessing).items():
+        (run_dir / name).write_text(text, encoding="utf-8")
+
+
+def predict(run: RunFolder, /, file: Path, out: Path | None = None) -> None:
+    """Predicts for new samples with a trained network; several replicas answer together.
+
+    Args:
+        run: folder of a finished run.
+        file: the samples: for a table CSV, Parquet or NPZ with its columns; else NPY, NPZ, CSV or MNIST's format.
+        out: CSV file for the answers; standard output where not given.
+    """
+    from fcjax.input_files import read_inputs
+    from fcjax.prediction import load_run
+
+    with _data_errors():
+        trained = load_run(run)
+        predictions = trained.predict(read_inputs(trained, file))
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    if trained.task == "classification":
+        rows.writerow(["prediction", "probability"])
+        best = predictions.max(axis=1)
+        rows.writerows([name, f"{p:.6g}"] for name, p in zip(trained.labels(predictions), best, strict=True))
+    else:
+        count = predictions.shape[1]
+        rows.writerow(["prediction"] if count == 1 else [f"prediction_{k}" for k in range(count)])
+        rows.writerows([f"{value:.9g}" for value in row] for row in predictions)
+    if out is None:
+        sys.stdout.write(text.getvalue())
+        return
+    try:
+        out.write_text(text.getvalue(), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{out}: can't be written ({error.strerror})") from None
+
+
+def inspect(run: RunFolder, /, out: Path | None = None) -> None:
+    """Shows a trained network: its layers, weights, activations, course of training and mistakes.
+
+    Args:
+        run: folder of a finished run.
+        out: folder for the pictures; RUN/plots where not given.
+    """
+    from fcjax.inspection import inspect_run
+
+    with _data_errors():
+        for file in inspect_run(run, out):
+            print(file)
+
+
+def export(
+    run: RunFolder,
+    out: Annotated[Path, tyro.conf.Positional],
+    /,
+    layout: Literal["torch", "flax"] = "torch",
+    replica: int = 0,
+) -> None:
+    """Writes a trained network's weights as a safetensors file.
+
+    Args:
+        run: folder of a finished run.
+        out: file to write, ending in .safetensors.
+        layout: torch (fc1.weight, a state_dict) or flax (fc1.kernel).
+        replica: which one, of several, from 0.
+    """
+    from fcjax.export import export_weights
+    from fcjax.prediction import load_run
+
+    with _data_errors():
+        models = load_run(run).models
+    if not 0 <= replica < len(models):
+        raise UsageError(f"replica: expected a number from 0 to {len(models) - 1}, found {replica}")
+    export_weights(models[replica], out, layout)
+    print(f"{out}: {layout} layout")
+
+
+@contextmanager
+def _data_errors() -> "Iterator[Any]":
+    """What is wrong with a file is the user's to mend."""
+    from fcjax.datasets import DataError
+
+    try:
+        yield
     except DataError as error:
         raise UsageError(str(error)) from None
 

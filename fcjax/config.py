@@ -14,12 +14,15 @@ class UsageError(ValueError):
     """What the user asked for can't be done; the message says in one sentence what was expected and found."""
 
 
-Task = Literal["digits", "mnist", "fashion", "housing", "california"]
+Task = Literal["digits", "mnist", "fashion", "housing", "california", "table"]
 Strategy = Literal["pmap", "jit", "shard"]
 Optimizer = Literal["sgd", "momentum", "adam", "adamw", "rmsprop"]
-Schedule = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "constant", "step"]
 Model = Literal["article", "mlp"]
-Precision = Literal["float32"]
+Kind = Literal["auto", "classification", "regression"]
+Preset = Literal["article", "best"]
+Precision = Literal["float32", "bfloat16", "float16"]
+Matmul = Literal["float32", "tf32"]
 
 TASKS: tuple[str, ...] = get_args(Task)
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
@@ -33,15 +36,34 @@ class TrainConfig:
     """Settings of one run. Every field is a flag of ``fcjax train``."""
 
     task: Annotated[Task, tyro.conf.Positional] = "digits"
-    """What to learn: images of digits or clothes, or house prices."""
+    """What to learn: images of digits or clothes, house prices, or a column of your own table."""
+    file: Path | None = None
+    """The table: CSV, Parquet or NPZ (with table only)."""
+    target: str | None = None
+    """The column to predict (with table only)."""
+    kind: Kind = "auto"
+    """Whether the target is a class or a number; found from its values where not given (with table only)."""
+    categorical: tuple[str, ...] = ()
+    """Columns of numbers that are codes (with table only)."""
+    ignore: tuple[str, ...] = ()
+    """Columns to leave out (with table only)."""
+    missing: tuple[str, ...] = ()
+    """What means a missing entry, besides the usual marks (with table only)."""
+    validation: float | None = None
+    """Share of the training rows that is held out for choices; where not given 0.15 of a table, else none."""
+    preset: Preset | None = None
+    """Starting values of the other settings: article trains as the article does, best by the best recipe known."""
     model: Model = "article"
-    """The article's network for the task (784-512-256-10 for images, 64-32-1 for prices), or an MLP of --hidden."""
+    """The article's network for the task (784-512-256-10 for images, 64-32-1 for prices), or an MLP of --hidden.
+    A table has an MLP."""
     hidden: tuple[int, ...] = (512, 256)
-    """Widths of the hidden layers of --model mlp."""
+    """Widths of the hidden layers of an MLP."""
     activation: str = "relu"
-    """Hidden activation of --model mlp."""
-    dropout: float = 0.2
-    """Dropout rate of --model mlp."""
+    """Hidden activation of an MLP."""
+    dropout: float | None = None
+    """Dropout rate after each hidden layer; where not given 0.2, and 0 in the article's network for prices."""
+    input_dropout: float = 0.0
+    """Dropout rate of the inputs."""
     epochs: int = 20
     """Passes over the training set."""
     batch_size: int = 128
@@ -49,9 +71,29 @@ class TrainConfig:
     optimizer: Optimizer = "adam"
     """Update rule, with PyTorch's defaults."""
     learning_rate: float = 1e-3
-    """Step size at the start."""
+    """Step size."""
     schedule: Schedule = "cosine"
-    """How the step size goes on: down to 0 along half a cosine, or constant (as in the article)."""
+    """How the step size goes on: down to 0 along half a cosine, constant (as in the article), or by steps."""
+    warmup: float = 0.0
+    """Epochs over which the step size first rises from 0."""
+    step_epochs: float = 10.0
+    """Epochs between two steps of --schedule step."""
+    step_decay: float = 0.1
+    """Factor of each step of --schedule step."""
+    momentum: float | None = None
+    """Of sgd, momentum (0.9 where not given) and rmsprop."""
+    nesterov: bool = False
+    """Nesterov's momentum."""
+    weight_decay: float | None = None
+    """As in PyTorch: decoupled in adamw (0.01 where not given), L2 elsewhere (0)."""
+    decay_biases: bool = True
+    """Whether weight decay reaches biases and norms, as it does in PyTorch."""
+    clip_norm: float | None = None
+    """Largest norm of all gradients together."""
+    label_smoothing: float = 0.0
+    """Share of each label that is spread over all classes while training."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights, which evaluation then uses; 0 for none."""
     seed: int = 0
     """Seed of initial weights, order of samples and dropout."""
     seeds: int = 1
@@ -61,7 +103,9 @@ class TrainConfig:
     devices: str | None = None
     """cpu, gpu, or how many devices to use; all that JAX finds where not given."""
     precision: Precision = "float32"
-    """Arithmetic of the network."""
+    """Arithmetic of the network; parameters and loss stay float32. float16 comes with a dynamic loss scale."""
+    matmul: Matmul = "float32"
+    """How float32 matrices are multiplied on a GPU; tf32 is faster and keeps 10 bits of mantissa."""
     data_dir: Path | None = None
     """Folder with the data files; downloaded to the user's cache where not given."""
     run_dir: Path | None = None
@@ -77,6 +121,9 @@ class TrainConfig:
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("strategy", self.strategy, STRATEGIES)
         _one_of("precision", self.precision, get_args(Precision))
+        _one_of("matmul", self.matmul, get_args(Matmul))
+        _one_of("kind", self.kind, get_args(Kind))
+        self._check_table()
         for name in ("epochs", "batch_size", "seeds"):
             _whole_number(name, getattr(self, name), least=1)
         _whole_number("seed", self.seed, least=0)
@@ -84,8 +131,28 @@ class TrainConfig:
             _whole_number("hidden", width, least=1)
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise UsageError(f"learning_rate: expected a finite number above 0, found {self.learning_rate}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise UsageError(f"dropout: expected a rate in [0, 1), found {self.dropout}")
+        for name in ("dropout", "input_dropout", "label_smoothing", "ema", "momentum"):
+            rate = getattr(self, name)
+            if rate is not None and not 0.0 <= rate < 1.0:
+                raise UsageError(f"{name}: expected a rate in [0, 1), found {rate}")
+        if self.validation is not None and not 0.0 <= self.validation < 1.0:
+            raise UsageError(f"validation: expected a share in [0, 1), found {self.validation}")
+        for name in ("warmup", "weight_decay", "step_decay"):
+            _number(name, getattr(self, name), above=False)
+        for name in ("step_epochs", "clip_norm"):
+            _number(name, getattr(self, name), above=True)
+
+    def _check_table(self) -> None:
+        """The settings of a table come with a table, and only with one."""
+        needed = {"file": self.file, "target": self.target}
+        if self.task == "table":
+            for name, value in needed.items():
+                if value is None:
+                    raise UsageError(f"{name}: expected with the task table (--file F --target COLUMN), found none")
+            return
+        for name in (*needed, "categorical", "ignore", "missing"):
+            if getattr(self, name):
+                raise UsageError(f"{name}: expected with the task table only, found with {self.task}")
 
     def to_json(self) -> dict[str, object]:
         """All fields as plain JSON values."""
@@ -101,3 +168,8 @@ def _one_of(name: str, found: str, expected: tuple[str, ...]) -> None:
 def _whole_number(name: str, found: object, least: int) -> None:
     if isinstance(found, bool) or not isinstance(found, int) or found < least:
         raise UsageError(f"{name}: expected a whole number of at least {least}, found {found!r}")
+
+
+def _number(name: str, found: float | None, above: bool) -> None:
+    if found is not None and not (math.isfinite(found) and (found > 0 if above else found >= 0)):
+        raise UsageError(f"{name}: expected a finite number {'above' if above else 'of at least'} 0, found {found}")

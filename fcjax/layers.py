@@ -17,6 +17,7 @@ __all__ = [
     "Dropout",
     "LowRankLinear",
     "SparseLinear",
+    "drop",
     "expect_features",
     "row_keys",
     "torch_linear",
@@ -62,11 +63,20 @@ def row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 
+def drop(x: jax.Array, rate: float, keys: jax.Array) -> jax.Array:
+    """``x * mask / (1 - rate)`` with ``mask ~ Bernoulli(1 - rate)``, one key of ``keys`` ``(batch,)`` per row of ``x``.
+
+    A decision costs 16 random bits instead of 32, so ``rate`` is met to 1/65536.
+    """
+    keep = 1.0 - rate
+    bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint16))(keys)
+    return jnp.where(bits < round(keep * 2**16), x / keep, jnp.zeros_like(x))
+
+
 class Dropout(nnx.Dropout):
     """Dropout that draws one mask per sample: ``y = x * mask / (1 - rate)``, ``mask ~ Bernoulli(1 - rate)``.
 
-    As ``nnx.Dropout``, and besides a scalar key ``rngs`` may be one key per row (see ``row_keys``). A decision costs
-    16 random bits instead of 32, so ``rate`` is met to 1/65536.
+    As ``nnx.Dropout``, and besides a scalar key ``rngs`` may be one key per row (see ``row_keys``).
     """
 
     def __call__(
@@ -94,11 +104,7 @@ class Dropout(nnx.Dropout):
             return inputs
         if self.rate == 1.0:
             return jnp.zeros_like(inputs)
-        keys = self._keys(rngs, inputs.shape[0], stream)
-        keep = 1.0 - self.rate
-        bits = jax.vmap(lambda key: jax.random.bits(key, inputs.shape[1:], jnp.uint16))(keys)
-        mask = bits < round(keep * 2**16)
-        return jnp.where(mask, inputs / keep, jnp.zeros_like(inputs))
+        return drop(inputs, self.rate, self._keys(rngs, inputs.shape[0], stream))
 
     def _keys(self, rngs: jax.Array | nnx.Rngs | nnx.RngStream | None, batch: int, stream: int) -> jax.Array:
         source = self.rngs if rngs is None else rngs

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from fcjax.activations import log_softmax
 
-__all__ = ["LOSSES", "Loss", "cross_entropy", "default_loss", "negative_log_likelihood", "squared_error"]
+__all__ = ["LOSSES", "Loss", "cross_entropy", "default_loss", "negative_log_likelihood", "smoothed", "squared_error"]
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -46,6 +46,28 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """
     _expect_labels("cross_entropy", logits, labels)
     return negative_log_likelihood(log_softmax(logits), labels)
+
+
+def smoothed(loss: Loss, rate: float) -> Loss:
+    """``(1 - rate) loss + rate / K Σ_k -log p_k``: PyTorch's ``cross_entropy(label_smoothing=rate)`` over K classes.
+
+    Args:
+        loss: ``cross_entropy``, or ``negative_log_likelihood`` of a model that ends in ``log_softmax``.
+        rate: share of each label that is spread over all classes, in [0, 1).
+
+    Raises:
+        ValueError: another loss, or another rate.
+    """
+    if loss not in (cross_entropy, negative_log_likelihood):
+        raise ValueError("label_smoothing: expected a loss over classes, cross_entropy or negative_log_likelihood")
+    if not 0.0 <= rate < 1.0:
+        raise ValueError(f"label_smoothing: expected a rate in [0, 1), found {rate}")
+
+    def smoothed_loss(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+        everything = -log_softmax(outputs).mean(axis=-1)  # (batch,); log_softmax leaves log-probabilities as they are
+        return (1.0 - rate) * loss(outputs, labels) + rate * everything
+
+    return smoothed_loss
 
 
 def squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """Metrics in two halves: sums over samples on the device, and the figures made of them on the host."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -48,6 +49,8 @@ def figures(sums: dict[str, Any], dataset: "Dataset", targets: np.ndarray) -> di
         target's own unit.
     """
     count = int(sums["count"])
+    if not count:  # every step was skipped, by an overflow in float16
+        return dict.fromkeys(("loss", "accuracy") if dataset.task == "classification" else ("loss", "rmse"), math.nan)
     result = {"loss": float(sums["loss"]) / count}
     if dataset.task == "classification":
         return result | {"accuracy": int(sums["correct"]) / count}

@@ -49,13 +49,17 @@ class MNISTClassifier(nnx.Module):
     """Images to ten log-probabilities: 784-512-256-10 with ReLU and dropout 0.2.
 
     The article has one dropout module that it calls twice; here the two calls are told apart by their ``stream``.
+
+    Args:
+        dropout: rate after each hidden layer.
+        rngs: ``params`` draws the weights.
     """
 
-    def __init__(self, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, *, dropout: float = 0.2, rngs: nnx.Rngs) -> None:
         self.fc1 = torch_linear(28 * 28, 512, rngs=rngs)
         self.fc2 = torch_linear(512, 256, rngs=rngs)
         self.fc3 = torch_linear(256, 10, rngs=rngs)
-        self.dropout = Dropout(0.2)
+        self.dropout = Dropout(dropout)
 
     def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
         """``(batch, ...)`` with 784 values per sample ``-> (batch, 10)``.
@@ -72,18 +76,25 @@ class MNISTClassifier(nnx.Module):
 
 
 class Regressor(nnx.Module):
-    """House prices: input_size-64-32-1 with ReLU and a linear output."""
+    """House prices: input_size-64-32-1 with ReLU and a linear output.
 
-    def __init__(self, input_size: int, *, rngs: nnx.Rngs) -> None:
+    Args:
+        input_size: number of features.
+        dropout: rate after each hidden layer; the article has none.
+        rngs: ``params`` draws the weights.
+    """
+
+    def __init__(self, input_size: int, *, dropout: float = 0.0, rngs: nnx.Rngs) -> None:
         self.fc1 = torch_linear(input_size, 64, rngs=rngs)
         self.fc2 = torch_linear(64, 32, rngs=rngs)
         self.fc3 = torch_linear(32, 1, rngs=rngs)
+        self.dropout = Dropout(dropout)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """``(..., input_size) -> (..., 1)``."""
+    def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
+        """``(..., input_size) -> (..., 1)``; ``rngs`` as in ``MNISTClassifier``."""
         expect_features(x, self.fc1.in_features, "fc1")
-        x = jax.nn.relu(self.fc1(x))
-        x = jax.nn.relu(self.fc2(x))
+        x = self.dropout(jax.nn.relu(self.fc1(x)), rngs=rngs, stream=1)
+        x = self.dropout(jax.nn.relu(self.fc2(x)), rngs=rngs, stream=2)
         return self.fc3(x)
 
 
@@ -127,7 +138,9 @@ class MLP(nnx.Module):
         self.dropout = Dropout(dropout)
 
     def __call__(self, x: jax.Array, *, rngs: jax.Array | None = None) -> jax.Array:
-        """``(batch, sizes[0]) -> (batch, sizes[-1])``; ``rngs`` as in ``MNISTClassifier``."""
+        """``(batch, sizes[0]) -> (batch, sizes[-1])``; ``rngs`` as in ``MNISTClassifier``. Images are flattened."""
+        if x.ndim > 2 and x.shape[-1] != self.sizes[0]:
+            x = x.reshape(x.shape[0], -1)  # (batch, sizes[0])
         expect_features(x, self.sizes[0], "layers.0")
         activation = get_activation(self.activation)
         for i, layer in enumerate(self.layers[:-1]):

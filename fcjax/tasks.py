@@ -1,36 +1,102 @@
-"""The article's network for each built-in task, or an MLP of the user's own sizes."""
+"""What a task is made of: its data, its network (the article's, or an MLP of the user's own sizes) and its loss."""
 
 import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flax import nnx
 
 from fcjax.activations import get_activation
 from fcjax.config import TrainConfig, UsageError
-from fcjax.datasets import Dataset
+from fcjax.datasets import DataError, Dataset, Preprocessing, hold_out, load, load_table
 from fcjax.losses import Loss, cross_entropy, negative_log_likelihood, squared_error
 from fcjax.models import MLP, MNISTClassifier, Regressor
-from fcjax.trainer import ModelFactory
 
-__all__ = ["model_and_loss"]
+__all__ = ["ModelSpec", "load_data", "model_and_loss", "model_spec"]
+
+MODELS: dict[str, Callable[..., nnx.Module]] = {
+    "MLP": MLP,
+    "MNISTClassifier": MNISTClassifier,
+    "Regressor": Regressor,
+}
 
 
-def model_and_loss(config: TrainConfig, dataset: Dataset) -> tuple[ModelFactory, Loss]:
-    """What ``fcjax train`` trains on ``dataset``.
+@dataclass(frozen=True)
+class ModelSpec:
+    """A built-in model as data: ``spec(rngs)`` makes it.
 
-    Returns:
-        A function from ``nnx.Rngs`` to the module, and the loss that goes with its output.
+    Args:
+        name: a key of ``MODELS``.
+        arguments: of its constructor, as JSON values.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+
+    def __call__(self, rngs: nnx.Rngs) -> nnx.Module:
+        return MODELS[self.name](**self.arguments, rngs=rngs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, of which ``ModelSpec(**values)`` makes an equal object."""
+        return asdict(self)
+
+
+def load_data(config: TrainConfig) -> tuple[Dataset, Preprocessing | None]:
+    """The data of ``config.task``, with a validation part if one is asked for; a table with its preprocessing.
+
+    Raises:
+        DataError: anything about the files that can't be right.
+    """
+    if config.task == "table":
+        if config.file is None or config.target is None:
+            raise DataError("table: expected a file and a target")
+        return load_table(
+            config.file,
+            config.target,
+            task=config.kind,
+            validation=0.15 if config.validation is None else config.validation,
+            seed=config.seed,
+            categorical=config.categorical,
+            ignore=config.ignore,
+            missing=config.missing,
+        )
+    dataset = load(config.task, config.data_dir, config.seed)
+    if config.validation:
+        dataset = hold_out(dataset, max(1, round(config.validation * len(dataset.train))), config.seed)
+    return dataset, None
+
+
+def model_spec(config: TrainConfig, dataset: Dataset) -> ModelSpec:
+    """The network for ``dataset``.
 
     Raises:
         UsageError: an unknown activation.
     """
     features = math.prod(dataset.train.inputs.shape[1:])
     outputs = dataset.classes or dataset.train.targets.shape[1]
-    if config.model == "mlp":
+    images = dataset.task == "classification" and config.task != "table"
+    mlp = config.model == "mlp" or config.task == "table"
+    dropout = (0.2 if images or mlp else 0.0) if config.dropout is None else config.dropout
+    if mlp:
         try:
             get_activation(config.activation)
         except ValueError as error:
             raise UsageError(str(error)) from None
-        sizes = (features, *config.hidden, outputs)
-        loss = cross_entropy if dataset.task == "classification" else squared_error
-        return lambda rngs: MLP(sizes, config.activation, config.dropout, rngs=rngs), loss
-    if dataset.task == "classification":
-        return lambda rngs: MNISTClassifier(rngs=rngs), negative_log_likelihood
-    return lambda rngs: Regressor(features, rngs=rngs), squared_error
+        sizes = [features, *config.hidden, outputs]
+        return ModelSpec("MLP", {"sizes": sizes, "activation": config.activation, "dropout": dropout})
+    if images:
+        return ModelSpec("MNISTClassifier", {"dropout": dropout})
+    return ModelSpec("Regressor", {"input_size": features, "dropout": dropout})
+
+
+def model_and_loss(config: TrainConfig, dataset: Dataset) -> tuple[ModelSpec, Loss]:
+    """What ``fcjax train`` trains on ``dataset``: a function from ``nnx.Rngs`` to the module, and the loss.
+
+    Raises:
+        UsageError: an unknown activation.
+    """
+    spec = model_spec(config, dataset)
+    if dataset.task == "regression":
+        return spec, squared_error
+    return spec, negative_log_likelihood if spec.name == "MNISTClassifier" else cross_entropy

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from fcjax.precision import LossScale
+
 __all__ = ["PureModel", "TrainState", "count_parameters", "create_state", "stack_states"]
 
 # Told apart from the streams of nnx.Rngs(seed), which fold in small numbers.
@@ -28,6 +30,8 @@ class TrainState:
         opt_state: of the optax optimiser.
         step: number of steps taken, int32 scalar.
         key: of the order of samples and of dropout; the same throughout the run.
+        loss_scale: of float16 training, else None.
+        average: the moving average of ``params``, or None.
     """
 
     params: Any
@@ -35,6 +39,13 @@ class TrainState:
     opt_state: Any
     step: jax.Array
     key: jax.Array
+    loss_scale: LossScale | None = None
+    average: Any = None
+
+    @property
+    def evaluated(self) -> Any:
+        """The parameters that evaluation uses: their average, where there is one."""
+        return self.params if self.average is None else self.average
 
 
 @dataclass(frozen=True)
@@ -68,13 +79,22 @@ class PureModel:
         return nnx.merge(self.eval_graph, params, buffers, self.random)
 
 
-def create_state(model: nnx.Module, optimizer: optax.GradientTransformation, seed: int) -> tuple[PureModel, TrainState]:
+def create_state(
+    model: nnx.Module,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    *,
+    scale_loss: bool = False,
+    average: bool = False,
+) -> tuple[PureModel, TrainState]:
     """Takes ``model`` apart; the model itself stays as it is.
 
     Args:
         model: any module whose ``__call__`` takes a batch of inputs, and ``rngs`` if it has dropout.
         optimizer: gives the optimiser's state for the model's parameters.
         seed: of the order of samples and of dropout.
+        scale_loss: starts a dynamic loss scale.
+        average: starts a moving average of the parameters.
 
     Raises:
         ValueError: the model has no parameters, or draws from random state of its own during training.
@@ -98,7 +118,11 @@ def create_state(model: nnx.Module, optimizer: optax.GradientTransformation, see
         )
     pure = PureModel(train_graph, eval_graph, nnx.as_pure(random), takes_keys)
     key = jax.random.fold_in(jax.random.key(seed), _TRAINING)
-    state = TrainState(params, buffers, optimizer.init(params), jnp.zeros((), jnp.int32), key)
+    scale = LossScale.create() if scale_loss else None
+    step = jnp.zeros((), jnp.int32)
+    # A copy: state is donated, and no array may be given away twice.
+    averaged = jax.tree.map(lambda p: jnp.array(p, copy=True), params) if average else None
+    state = TrainState(params, buffers, optimizer.init(params), step, key, scale, averaged)
     return pure, state
 
 

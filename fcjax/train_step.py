@@ -1,6 +1,6 @@
 """The one training step and the one evaluation step; alone, or as one of several devices that share a batch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import chex
@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fcjax.layers import row_keys
+from fcjax.layers import drop, row_keys
 from fcjax.losses import Loss
 from fcjax.metrics import Sums, measure
+from fcjax.precision import FLOAT32, Policy, all_finite
 from fcjax.train_state import PureModel, TrainState
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ __all__ = ["ORDER", "Batch", "Learner", "stream_key"]
 
 # Streams of a run's key: one for the order of samples (by epoch), one for dropout (by step).
 ORDER, DROPOUT = 0, 1
+# Tells the inputs' dropout from that of the layers, which count from 0.
+INPUTS = 2**16
 
 
 def stream_key(key: jax.Array, stream: int, position: jax.Array) -> jax.Array:
@@ -58,6 +61,10 @@ class Learner:
         optimizer: an optax transformation.
         input_scaling, target_scaling: ``(x - mean) / std``, applied inside the step; None leaves values as they are.
         axis_name: names the devices that share each batch; None where there is only one.
+        policy: the precision of the network; loss and parameters keep theirs.
+        training_loss: what training minimises, where that is not ``loss`` itself.
+        input_dropout: rate at which inputs are set to 0 while training.
+        average_decay: of the moving average of the parameters, where the state has one.
     """
 
     model: PureModel
@@ -67,36 +74,61 @@ class Learner:
     input_scaling: "Scaling | None" = None
     target_scaling: "Scaling | None" = None
     axis_name: str | None = None
+    policy: Policy = FLOAT32
+    training_loss: Loss | None = None
+    input_dropout: float = 0.0
+    average_decay: float = 0.0
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         """One update with the gradient of ``Σ loss / count`` over the global batch.
 
+        With a loss scale, a step whose gradients overflow changes nothing but the scale, and its samples don't count.
+
         Returns:
             The new state, the same on every device, and the sums over this device's rows before the update.
         """
-        x, y = self._prepare(state, batch)
-        keys = row_keys(stream_key(state.key, DROPOUT, state.step), batch.rows)
-
-        def objective(params: Any) -> tuple[jax.Array, tuple[Sums, Any]]:
-            outputs, buffers = self.model.train(params, state.buffers, x, keys)
-            sums = self._measure(outputs, y, batch)
-            # Divided here, by the number of real rows of all devices: a mean of the devices' means would be wrong
-            # wherever shares are uneven.
-            return sums["loss"] / batch.count, (sums, buffers)
-
-        gradients, (sums, buffers) = jax.grad(objective, has_aux=True)(state.params)
-        # The gradients are summed, never the loss: a psum inside the loss would give each device a wrong gradient.
-        gradients, buffers = self.total(gradients), self._average(buffers)
+        gradients, sums, buffers = self._gradients(state, batch)
         updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         chex.assert_trees_all_equal_shapes_and_dtypes(params, state.params)
         chex.assert_trees_all_equal_shapes_and_dtypes(buffers, state.buffers)
-        return TrainState(params, buffers, opt_state, state.step + 1, state.key), sums
+        average = None if state.average is None else self._averaged(state, params)
+        after = replace(state, params=params, buffers=buffers, opt_state=opt_state, average=average)
+        if state.loss_scale is not None:
+            finite = all_finite(gradients)
+            after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+            after = replace(after, loss_scale=state.loss_scale.update(finite))
+            sums = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), sums)
+        return replace(after, step=state.step + 1), sums
+
+    def _gradients(self, state: TrainState, batch: Batch) -> tuple[Any, Sums, Any]:
+        """Gradients and buffers, the same on every device, and this device's sums."""
+        x, y = self._prepare(state, batch)
+        keys = row_keys(stream_key(state.key, DROPOUT, state.step), batch.rows)
+        scale = state.loss_scale
+        if self.input_dropout:
+            x = drop(x, self.input_dropout, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, INPUTS))
+
+        def objective(params: Any) -> tuple[jax.Array, tuple[Sums, Any]]:
+            outputs, buffers = self.model.train(self.policy.cast(params), state.buffers, x, keys)
+            sums = self._measure(outputs, y, batch, self.training_loss or self.loss)
+            # Divided here, by the number of real rows of all devices: a mean of the devices' means would be wrong
+            # wherever shares are uneven.
+            loss = sums["loss"] / batch.count
+            return loss if scale is None else scale.scale(loss), (sums, buffers)
+
+        with self.policy.products():
+            gradients, (sums, buffers) = jax.grad(objective, has_aux=True)(state.params)
+        # The gradients are summed, never the loss: a psum inside the loss would give each device a wrong gradient.
+        gradients = self.total(gradients)
+        return gradients if scale is None else scale.unscale(gradients), sums, self._average(buffers)
 
     def evaluation_step(self, state: TrainState, batch: Batch) -> Sums:
         """The sums over this device's rows, with the model in evaluation mode."""
         x, y = self._prepare(state, batch)
-        return self._measure(self.model.evaluate(state.params, state.buffers, x), y, batch)
+        with self.policy.products():
+            outputs = self.model.evaluate(self.policy.cast(state.evaluated), state.buffers, x)
+        return self._measure(outputs, y, batch, self.loss)
 
     def total(self, tree: Any) -> Any:
         """Sum over the devices."""
@@ -110,19 +142,26 @@ class Learner:
         return jax.tree.map(mean, buffers)
 
     def _prepare(self, state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Inputs and targets as the network sees them: scaled, in the parameters' precision."""
+        """Inputs scaled, in the network's precision; targets scaled, in the parameters'."""
         rows = batch.rows.shape[0]
         chex.assert_shape([batch.rows, batch.mask], (rows,))
         chex.assert_type([batch.rows, batch.mask, batch.count], [int, bool, int])
         chex.assert_equal(batch.inputs.shape[0], rows)
         dtype = jnp.result_type(*jax.tree.leaves(state.params))
-        x = _scale(batch.inputs.astype(dtype), self.input_scaling)
+        x = self.policy.cast(_scale(batch.inputs.astype(dtype), self.input_scaling))
         if self.task == "classification":
             return x, batch.targets
         return x, _scale(batch.targets.astype(dtype), self.target_scaling)
 
-    def _measure(self, outputs: jax.Array, targets: jax.Array, batch: Batch) -> Sums:
-        losses = self.loss(outputs, targets)
+    def _averaged(self, state: TrainState, params: Any) -> Any:
+        """The moving average after an update to ``params``; as PyTorch's ``AveragedModel`` it starts with the first."""
+        taken = state.step if state.loss_scale is None else state.step - state.loss_scale.skipped
+        decay = jnp.where(taken == 0, 0.0, self.average_decay)
+        return jax.tree.map(lambda a, p: (a + (1 - decay) * (p - a)).astype(a.dtype), state.average, params)
+
+    def _measure(self, outputs: jax.Array, targets: jax.Array, batch: Batch, loss: Loss) -> Sums:
+        outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))  # no loss in half precision
+        losses = loss(outputs, targets)
         chex.assert_shape(losses, batch.rows.shape)
         chex.assert_type(losses, jnp.floating)
         return measure(self.task, outputs, targets, losses, batch.mask)

@@ -17,12 +17,14 @@ from flax import nnx
 from fcjax.config import TrainConfig, UsageError
 from fcjax.datasets import Dataset, Split
 from fcjax.epoch import Arrays, Plan, evaluate, train_epoch
-from fcjax.losses import Loss, default_loss
+from fcjax.losses import Loss, default_loss, smoothed
 from fcjax.metrics import describe, figures
-from fcjax.optimizers import make_optimizer, make_schedule
+from fcjax.optimizers import make_optimizer
 from fcjax.parallel import Parallel, make_parallel
+from fcjax.precision import Policy
 from fcjax.progress import Reporter
 from fcjax.run_directory import RunDirectory
+from fcjax.schedules import make_schedule
 from fcjax.train_state import PureModel, TrainState, count_parameters, create_state, stack_states
 from fcjax.train_step import Learner
 
@@ -147,12 +149,22 @@ class _Run:
     ) -> "_Run":
         """Initial state, data on the devices, programs compiled."""
         started = time.perf_counter()
-        steps = config.epochs * Plan(len(dataset.train), config.batch_size, 1).steps
-        optimizer = make_optimizer(config.optimizer, make_schedule(config.schedule, config.learning_rate, steps))
+        optimizer = _optimizer(config, Plan(len(dataset.train), config.batch_size, 1).steps)
+        policy = _policy(config)
         pure, state, name = _initial_state(model, optimizer, config)
         parameters = count_parameters(state.params) // config.seeds
         learner = Learner(
-            pure, dataset.task, loss, optimizer, dataset.input_scaling, dataset.target_scaling, parallel.axis_name
+            pure,
+            dataset.task,
+            loss,
+            optimizer,
+            dataset.input_scaling,
+            dataset.target_scaling,
+            parallel.axis_name,
+            policy,
+            _training_loss(loss, config),
+            config.input_dropout,
+            config.ema,
         )
         state = parallel.replicate(state)
         train, compile_seconds = _program(learner, parallel, train_epoch, state, dataset.train, config)
@@ -179,6 +191,9 @@ class _Run:
         entry: dict[str, Any] = {"epoch": number, "step": number * self._steps}
         entry["train"] = self._figures(sums, self.dataset.train)
         self._expect_finite(entry["train"]["loss"], number)
+        if (scale := self.state.loss_scale) is not None:
+            entry["loss_scale"] = np.atleast_1d(jax.device_get(scale.value)).tolist()
+            entry["skipped_steps"] = np.atleast_1d(jax.device_get(scale.skipped)).tolist()
         for name, program in self.evaluations.items():
             entry[name] = self._figures(program(self.state), self.dataset.parts()[name])
         self.loop_seconds += time.perf_counter() - started
@@ -204,7 +219,7 @@ class _Run:
             "model": self.name,
             "parameters": self.parameters,
             "strategy": self.config.strategy,
-            "precision": self.config.precision,
+            **_policy(self.config).on(self.parallel.devices[0].platform),
             "devices": [str(device) for device in self.parallel.devices],
             "seeds": self.seeds,
             "epochs": self.config.epochs,
@@ -213,7 +228,7 @@ class _Run:
             "compile_seconds": round(self.compile_seconds, 3),
             "wall_seconds": round(time.perf_counter() - self.started, 3),
         }
-        models = [self.pure.build(*jax.tree.map(jnp.asarray, (one.params, one.buffers))) for one in replicas]
+        models = [self.pure.build(*jax.tree.map(jnp.asarray, (one.evaluated, one.buffers))) for one in replicas]
         return FitResult(models, summary, self.history, state)
 
     @property
@@ -243,8 +258,11 @@ class _Run:
 
 
 def named_arrays(state: TrainState) -> dict[str, np.ndarray]:
-    """Parameters and buffers by dotted Flax path, ``{"fc1.kernel": ...}``."""
-    leaves = [*jax.tree_util.tree_leaves_with_path(state.params), *jax.tree_util.tree_leaves_with_path(state.buffers)]
+    """The parameters that evaluation uses, and the buffers, by dotted Flax path, ``{"fc1.kernel": ...}``."""
+    leaves = [
+        *jax.tree_util.tree_leaves_with_path(state.evaluated),
+        *jax.tree_util.tree_leaves_with_path(state.buffers),
+    ]
     return {".".join(str(entry.key) for entry in path): np.asarray(leaf) for path, leaf in leaves}
 
 
@@ -262,7 +280,11 @@ def _initial_state(
         modules = [model]
     else:
         modules = [model(nnx.Rngs(seed)) for seed in seeds]
-    parts = [create_state(module, optimizer, seed) for module, seed in zip(modules, seeds, strict=True)]
+    scale_loss = _policy(config).scales_loss
+    parts = [
+        create_state(module, optimizer, seed, scale_loss=scale_loss, average=config.ema > 0)
+        for module, seed in zip(modules, seeds, strict=True)
+    ]
     states = [state for _, state in parts]
     return parts[0][0], states[0] if len(states) == 1 else stack_states(states), type(modules[0]).__name__
 
@@ -284,7 +306,44 @@ def _where(parallel: Parallel, config: TrainConfig) -> str:
     """In words: what it runs on."""
     kinds = sorted({device.device_kind for device in parallel.devices})
     count = len(parallel.devices)
-    return f"{config.strategy} on {count} device{'s' * (count > 1)} ({', '.join(kinds)}), {config.precision}"
+    names = _policy(config).on(parallel.devices[0].platform)
+    arithmetic = names["precision"] + (" multiplied in TF32" if names["matmul"] == "tf32" else "")
+    return f"{config.strategy} on {count} device{'s' * (count > 1)} ({', '.join(kinds)}), {arithmetic}"
+
+
+def _optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
+    """The update rule and its schedule; ``steps`` are those of an epoch."""
+    schedule = make_schedule(
+        config.schedule,
+        config.epochs * steps,
+        warmup=round(config.warmup * steps),
+        every=max(1, round(config.step_epochs * steps)),
+        decay=config.step_decay,
+    )
+    return make_optimizer(
+        config.optimizer,
+        config.learning_rate,
+        schedule=schedule,
+        weight_decay=config.weight_decay,
+        decay_biases=config.decay_biases,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        clip_norm=config.clip_norm,
+    )
+
+
+def _training_loss(loss: Loss, config: TrainConfig) -> Loss | None:
+    """The loss with smoothed labels, if that is asked for."""
+    if not config.label_smoothing:
+        return None
+    try:
+        return smoothed(loss, config.label_smoothing)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _policy(config: TrainConfig) -> Policy:
+    return Policy(config.precision, config.matmul)
 
 
 def _replica(state: TrainState, number: int) -> TrainState:

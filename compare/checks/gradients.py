@@ -33,7 +33,7 @@ def check_gradients(evidence: Sequence[Evidence], strict: bool) -> CheckResult:
         if item.numpy is not None:
             leaves += compare_runs(_without_none(item), _arrays, _filled(item.numpy, item), "NumPy")
         (kinks if item.case.kinks else regular).extend(leaves)
-    result = judge("gradients", regular, kinks, "gradients", strict, len(used))
+    result = judge("gradients", regular, kinks, "gradients", strict, used)
     notes = _flow_notes(used)
     return dataclasses.replace(result, detail=". ".join([result.detail, *notes])) if notes else result
 
@@ -80,6 +80,7 @@ def _without_none(item: Evidence) -> Evidence:
         item,
         reference=_filled(item.reference, item),
         perturbed=tuple(_filled(run, item) for run in item.perturbed),
+        constants=tuple(_filled(run, item) for run in item.constants),
     )
 
 

@@ -8,7 +8,15 @@ import numpy as np
 from compare.evidence import Evidence
 from compare.legs.run import Run
 from compare.result import CheckResult, CheckStatus, Leaf
-from compare.verdict import CONSTANTS_FACTOR, SAMENESS_FACTOR, compare_arrays, largest_relative, own_rounding, spread, worst
+from compare.verdict import (
+    CONSTANTS_FACTOR,
+    SAMENESS_FACTOR,
+    compare_arrays,
+    largest_relative,
+    own_rounding,
+    spread,
+    worst,
+)
 
 __all__ = ["compare_runs", "judge"]
 
@@ -43,7 +51,7 @@ def compare_runs(
         moved = spread(array, [select(run)[path] for run in evidence.perturbed], "float64")
         allowed = SAMENESS_FACTOR * max(moved, own_rounding(other[path], in_float32.get(path)))
         leaf = compare_arrays(name, array, other[path], allowed)
-        if not leaf.agrees and evidence.constants and found is not evidence.numpy:
+        if not leaf.agrees and evidence.constants and not label:
             moved = spread(other[path], [select(run)[path] for run in evidence.constants], "float64")
             wider = compare_arrays(name, array, other[path], allowed + CONSTANTS_FACTOR * moved)
             leaf = dataclasses.replace(wider, constants=True) if wider.agrees else leaf
@@ -58,7 +66,7 @@ def _exact(name: str, reference: np.ndarray, found: np.ndarray) -> Leaf:
 
 
 def judge(
-    name: str, regular: Sequence[Leaf], at_kinks: Sequence[Leaf], what: str, strict: bool, cases: int
+    name: str, regular: Sequence[Leaf], at_kinks: Sequence[Leaf], what: str, strict: bool, used: Sequence[Evidence]
 ) -> CheckResult:
     """A ``CheckResult`` from the leaves of ordinary cases and of those at ties and zeros.
 
@@ -67,15 +75,16 @@ def judge(
         regular, at_kinks: compared leaves, repeated over cases.
         what: the plural noun of the detail, "outputs".
         strict: whether a difference only at ties and zeros fails.
-        cases: how many cases were compared.
+        used: the cases that were compared.
     """
     leaves = worst(regular)
     kinks = worst(at_kinks)
     failed = [leaf for leaf in leaves.values() if not leaf.agrees]
     kinked = [leaf for leaf in kinks.values() if not leaf.agrees]
+    rounded = [leaf for leaf in leaves.values() if leaf.constants]
     shown = dict(leaves)
     if failed or not kinked:
-        status: CheckStatus = "failed" if failed else "passed"
+        status: CheckStatus = "failed" if failed else "constants" if rounded else "passed"
     else:
         status = "failed" if strict else "noted"
         shown |= {leaf.path: leaf for leaf in kinked}
@@ -86,6 +95,11 @@ def judge(
         detail = f"{len(failed)} of {len(leaves)} {what} differ by more than rounding explains"
     elif kinked:
         detail = f"{len(kinked)} of {len(leaves)} {what} differ, but only at ties and exact zeros"
+    elif rounded:
+        names = ", ".join(dict.fromkeys(name for item in used for name in item.constant_names))
+        detail = (
+            f"{len(rounded)} of {len(leaves)} {what} agree but for constants of lower precision in the port: {names}"
+        )
     else:
-        detail = f"{len(leaves)} {what} agree over {cases} cases, largest relative difference {largest:.1e}"
+        detail = f"{len(leaves)} {what} agree over {len(used)} cases, largest relative difference {largest:.1e}"
     return CheckResult(name, status, detail, tuple(shown.values()))

@@ -18,4 +18,4 @@ def check_outputs(evidence: Sequence[Evidence], strict: bool) -> CheckResult:
         if item.numpy is not None:
             leaves += compare_runs(item, lambda run: run.outputs, item.numpy, "NumPy")
         (kinks if item.case.kinks else regular).extend(leaves)
-    return judge("outputs", regular, kinks, "outputs", strict, len(evidence))
+    return judge("outputs", regular, kinks, "outputs", strict, evidence)

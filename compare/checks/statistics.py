@@ -28,7 +28,7 @@ def check_statistics(evidence: Sequence[Evidence], momenta: Mapping[str, float],
     kinks: list[Leaf] = []
     for item in evidence:
         (kinks if item.case.kinks else regular).extend(compare_runs(item, _statistics, item.flax, lower=item.flax32))
-    result = judge("statistics", regular, kinks, "running statistics", strict, len(evidence))
+    result = judge("statistics", regular, kinks, "running statistics", strict, evidence)
     if not regular:
         return CheckResult("statistics", "skipped", "the torch model keeps no running statistics")
     if result.status == "failed":

@@ -42,7 +42,8 @@ class FlaxBlock(nnx.Module):
         makes = self.mistakes.__contains__
         h = jax.nn.gelu(self.norm(self.fc1(x)), approximate=makes("tanh"))
         h = jax.lax.stop_gradient(h) if makes("stop") else h
-        branch = h @ self.fc2.kernel[...].T + nnx.state(self.fc2)["bias"][...] if makes("transposed") else self.fc2(h)
+        bias: Any = self.fc2.bias
+        branch = h @ self.fc2.kernel[...].T + bias[...] if makes("transposed") else self.fc2(h)
         branch = branch if makes("no relu") else jax.nn.relu(branch)
         h = branch if makes("no skip") else h + branch
         y = self.fc3(h)

@@ -147,6 +147,6 @@ def test_a_mistake_of_our_own_still_shows_its_traceback(monkeypatch: pytest.Monk
     def broken(*arguments: object) -> None:
         raise ValueError("ours")
 
-    monkeypatch.setattr("fcjax.datasets.catalogue.load", broken)
+    monkeypatch.setattr("fcjax.tasks.load", broken)
     with pytest.raises(ValueError, match="ours"):
         main(["train", "digits", "--run-dir", str(tmp_path / "run"), *QUICK])
