@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from compare.checking import assert_port as assert_port
     from compare.checking import check as check
     from compare.conversion import convert as convert
+    from compare.laws.dropout import check_dropout as check_dropout
     from compare.laws.initialization import check_initialization as check_initialization
     from compare.port import Port as Port
     from compare.result import Cause as Cause
@@ -23,6 +24,7 @@ _HOMES = {
     "assert_port": "compare.checking",
     "check": "compare.checking",
     "convert": "compare.conversion",
+    "check_dropout": "compare.laws.dropout",
     "check_initialization": "compare.laws.initialization",
     "check_training": "compare.training.checking",
     "Port": "compare.port",

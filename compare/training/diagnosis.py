@@ -17,7 +17,9 @@ from compare.training.torch_loop import TorchRun
 from compare.training.trajectory import Snapshot, Training, as_clip
 from compare.weights import WeightMapping
 
-__all__ = ["OptimizerFinding", "examine_optimizer"]
+__all__ = ["OptimizerFinding", "examine_optimizer", "unnoticed"]
+
+Weights = Mapping[str, np.ndarray]
 
 # Pairs are tried on the first steps only until they fail; more of them than this take too long.
 _MOST_PAIRS = 20_000
@@ -43,7 +45,7 @@ def examine_optimizer(
     torch_run: TorchRun,
     flax: Sequence[Snapshot],
     mapping: WeightMapping,
-    start: Mapping[str, np.ndarray],
+    start: Weights,
 ) -> OptimizerFinding:
     """Looks for edits of the torch loop under which the gradients that Flax saw give the updates that it made.
 
@@ -72,6 +74,30 @@ def examine_optimizer(
     return _Search(program.change(skipped=program.skipped - thawed), seen).run()
 
 
+def unnoticed(training: Training, torch_run: TorchRun, mapping: WeightMapping, start: Weights) -> tuple[int, list[str]]:
+    """How many mistakes of the bank there are, and the kinds of which these batches would have shown none.
+
+    Every mistake is put into torch's own loop, on torch's own gradients; one that changes no update is not exercised (a
+    clipping that is never reached, a momentum after one step).
+    """
+    program = _program(training, torch_run, rearranged(mapping))
+    if program is None:
+        return 0, []
+    own = _observed_torch(torch_run.snapshots, mapping, program, start)
+    search = _Search(program, own)
+    # Torch's updates are differences of parameters, rounded at the parameters' size.
+    search.room = [dict.fromkeys(at, 1e-11) for at in search.room]
+    hidden: set[str] = set()
+    shown: set[str] = set()
+    for mistake in search.bank:
+        edited = mistake.edit(program)
+        rates = search.rates(edited)
+        same = rates is not None and len(rates) == len(edited.rates)
+        same = same and bool(np.allclose(rates or [], edited.rates, rtol=1e-9, atol=0))
+        (hidden if same else shown).add(mistake.name)
+    return len(search.bank), sorted(hidden - shown)
+
+
 class _Search:
     """Single mistakes first, then pairs, each with torch's learning rates or with others of a known kind."""
 
@@ -86,7 +112,7 @@ class _Search:
         self.searched = 0
 
     def run(self) -> OptimizerFinding:
-        plain = self._rates(self.program)
+        plain = self.rates(self.program)
         if plain is not None:
             if same_rates(plain, self.program.rates):
                 return OptimizerFinding((), searched=self.searched)
@@ -100,7 +126,8 @@ class _Search:
         causes = causes or with_rates or self._pairs()
         return OptimizerFinding(tuple(_distinct(causes)), searched=self.searched)
 
-    def _rates(self, program: Program) -> list[float] | None:
+    def rates(self, program: Program) -> list[float] | None:
+        """The rates with which ``program`` gives the updates, None if none do."""
         self.searched += 1
         with np.errstate(all="ignore"):
             return rates_that_explain(program, self.seen, self.room)
@@ -110,7 +137,7 @@ class _Search:
         exact, mixed = [], []
         for mistake in self.bank:
             program = mistake.edit(self.program)
-            rates = self._rates(program)
+            rates = self.rates(program)
             if rates is None:
                 continue
             wrong = rate_causes(rates, program.rates)
@@ -128,7 +155,7 @@ class _Search:
             program = second.edit(first.edit(self.program))
             if not one.fits(program):
                 continue
-            rates = self._rates(program)
+            rates = self.rates(program)
             if rates is None:
                 continue
             wrong = rate_causes(rates, program.rates)
@@ -149,7 +176,7 @@ class _Search:
 
     def fits(self, program: Program) -> bool:
         """Whether ``program`` gives the updates."""
-        return self._rates(program) is not None
+        return self.rates(program) is not None
 
     def _cause(self, mistake: Mistake) -> Cause:
         steps = len(self.seen.updates)
@@ -199,7 +226,7 @@ def _program(training: Training, torch_run: TorchRun, names: Mapping[str, str]) 
     return Program(recipes, ratios, tuple(base), clip=clip, accumulate=training.accumulate, skipped=frozenset(skipped))
 
 
-def _observed_flax(flax: Sequence[Snapshot], program: Program, start: Mapping[str, np.ndarray]) -> Observed:
+def _observed_flax(flax: Sequence[Snapshot], program: Program, start: Weights) -> Observed:
     def filled(snapshot: Snapshot) -> dict[str, np.ndarray]:
         gradients = snapshot.gradients
         found = {path: gradients.get(path) for path in program.recipes}
@@ -210,7 +237,7 @@ def _observed_flax(flax: Sequence[Snapshot], program: Program, start: Mapping[st
 
 
 def _observed_torch(
-    snapshots: Sequence[Snapshot], mapping: WeightMapping, program: Program, start: Mapping[str, np.ndarray]
+    snapshots: Sequence[Snapshot], mapping: WeightMapping, program: Program, start: Weights
 ) -> Observed:
     def filled(snapshot: Snapshot) -> dict[str, np.ndarray]:
         shapes = {name: array.shape for name, array in snapshot.parameters.items()}

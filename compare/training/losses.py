@@ -32,6 +32,15 @@ class _First:
 
     loss: float
     gradients: Gradients
+    room: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def has(self, name: str, gradient: np.ndarray, factor: float = 1.0) -> bool:
+        """Whether the gradient of ``name`` is ``factor`` times the one given, but for rounding.
+
+        That is a thousand roundings of the largest value; or, for one that is zero but for rounding, what was measured.
+        """
+        room = max(1000 * spread(factor * gradient, [], "float64"), max(1.0, abs(factor)) * self.room.get(name, 0.0))
+        return compare_arrays(name, factor * gradient, self.gradients[name], room).agrees
 
 
 def loss_causes(
@@ -53,8 +62,10 @@ def loss_causes(
     if not wrong & {"loss", "gradients"} or training.torch_step or training.flax_step:
         return []
     mine, theirs = _first(reference.snapshots[0], None), _first(found[0], mapping)
-    allowed = {c.leaf.path.rpartition(" at step ")[0]: c.leaf.allowed for c in compared if c.step == 1}
-    causes = list(_factors(training, mine, theirs)) or list(_frozen(reference, mine, theirs, allowed))
+    first = [c.leaf for c in compared if (c.step, c.quantity) == (1, "gradients")]
+    room = {leaf.path.rpartition(" at step ")[0]: leaf.allowed for leaf in first}
+    theirs = dataclasses.replace(theirs, room=room)
+    causes = list(_factors(training, mine, theirs)) or list(_frozen(reference, mine, theirs))
     causes = causes or list(_penalty(training, mine, theirs)) or list(_edited(training, reference, theirs))
     return causes or _model_causes(training)
 
@@ -64,12 +75,6 @@ def _first(snapshot: Snapshot, mapping: WeightMapping | None) -> _First:
     return _First(float(snapshot.loss), {name: g for name, g in gradients.items() if g is not None})
 
 
-def _alike(mine: np.ndarray, theirs: np.ndarray, factor: float = 1.0) -> bool:
-    """Whether ``theirs`` is ``factor`` times ``mine``, but for a thousand roundings of the largest value."""
-    room = 1000 * spread(factor * mine, [], "float64")
-    return compare_arrays("", factor * mine, theirs, room).agrees
-
-
 def _factors(training: Training, mine: _First, theirs: _First) -> Iterator[Cause]:
     largest = max(mine.gradients, key=lambda name: float(np.abs(mine.gradients[name]).max(initial=0.0)), default=None)
     if largest is None or largest not in theirs.gradients:
@@ -77,7 +82,7 @@ def _factors(training: Training, mine: _First, theirs: _First) -> Iterator[Cause
     a, b = mine.gradients[largest], theirs.gradients[largest]
     square = float(np.sum(a * a))
     factor = float(np.sum(a * b)) / square if square else 1.0
-    if not all(_alike(g, theirs.gradients[n], factor) for n, g in mine.gradients.items() if n in theirs.gradients):
+    if not all(theirs.has(n, g, factor) for n, g in mine.gradients.items() if n in theirs.gradients):
         return
     loss_factor = theirs.loss / mine.loss if mine.loss else factor
     if np.isclose(factor, 1.0, rtol=1e-12) and np.isclose(loss_factor, 1.0, rtol=1e-12):
@@ -124,12 +129,11 @@ def _named_factor(training: Training, factor: float, mine: _First, theirs: _Firs
         yield Cause("loss_factor", summary, "weight the loss as torch does", _seen(mine, theirs))
 
 
-def _frozen(reference: TorchRun, mine: _First, theirs: _First, allowed: Mapping[str, float]) -> Iterator[Cause]:
+def _frozen(reference: TorchRun, mine: _First, theirs: _First) -> Iterator[Cause]:
     names = reference.snapshots[0].parameters
     zero = {n: np.zeros(a.shape) for n, a in names.items()}
     ours, other = {**zero, **mine.gradients}, {**zero, **theirs.gradients}
-    differing = {n for n in names if n in theirs.gradients and not _alike(ours[n], other[n])}
-    differing -= {n for n in differing if np.abs(ours[n] - other[n]).max(initial=0.0) <= allowed.get(n, 0.0)}
+    differing = {n for n in names if n in theirs.gradients and not theirs.has(n, ours[n])}
     if not differing:
         return
     words = ", ".join(sorted(differing))
@@ -147,13 +151,13 @@ def _penalty(training: Training, mine: _First, theirs: _First) -> Iterator[Cause
     weights = given_weights(training.port.torch_model)
     shared = [name for name in mine.gradients if name in theirs.gradients]
     extra = {name: theirs.gradients[name] - mine.gradients[name] for name in shared}
-    decayed = [name for name in shared if not _alike(mine.gradients[name], theirs.gradients[name])]
+    decayed = [name for name in shared if not theirs.has(name, mine.gradients[name])]
     square = sum(float(np.sum(weights[name] ** 2)) for name in decayed)
     if not square:
         return
     factor = sum(float(np.sum(extra[name] * weights[name])) for name in decayed) / square
     total = {name: mine.gradients[name] + (factor * weights[name] if name in decayed else 0.0) for name in shared}
-    if all(_alike(total[name], theirs.gradients[name]) for name in shared):
+    if all(theirs.has(name, total[name]) for name in shared):
         summary = f"the loss holds a penalty on the weights, {factor / 2:.6g} |p|², that torch's does not"
         yield Cause("loss_penalty", summary, "decay in the optimiser, as torch does", _seen(mine, theirs))
 
@@ -201,9 +205,7 @@ def _reproduces(run: Run, theirs: _First) -> bool:
         "", run.outputs["loss"], np.asarray(theirs.loss), 1000 * spread(run.outputs["loss"], [], "float64")
     )
     return loss.agrees and all(
-        _alike(g, theirs.gradients[name])
-        for name, g in run.parameter_gradients.items()
-        if g is not None and name in theirs.gradients
+        theirs.has(name, g) for name, g in run.parameter_gradients.items() if g is not None and name in theirs.gradients
     )
 
 

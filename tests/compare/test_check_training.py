@@ -365,3 +365,42 @@ def test_an_expected_failure_is_a_note(seeded: Any) -> None:
     assert report.passed, report.text()
     assert reason in report.check("update").detail
     assert not trained(seeded, *pair).passed
+
+
+def test_a_clipping_that_is_never_reached_is_noted(seeded: Any) -> None:
+    pair = (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), optax.sgd(0.1, momentum=0.9))
+    report = trained(seeded, *pair, clip=1e6)
+    assert report.passed
+    assert report.check("adequacy").status == "noted"
+    assert "nothing was clipped" in report.check("adequacy").detail
+    active = trained(seeded, pair[0], optax.chain(clip_as_torch(0.1), pair[1]), clip=0.1)
+    assert active.check("adequacy").status == "passed"
+    assert "clip_missing" not in active.check("adequacy").detail
+
+
+class TorchSquare(nn.Module):
+    """A square matrix of the user's own: no shape tells which way round it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.fc = nn.Parameter(torch.randn(5, 5)), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.tanh(x @ self.mix))
+
+
+class FlaxSquare(nnx.Module):
+    def __init__(self, turned: bool) -> None:
+        self.mix, self.fc = nnx.Param(jnp.ones((5, 5))), nnx.Linear(5, 3, rngs=nnx.Rngs(0))
+        self.turned = turned
+
+    def __call__(self, x: Array) -> Array:
+        mix = self.mix[...]
+        return self.fc(jnp.tanh(x @ (mix.T if self.turned else mix)))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_square_matrices_are_settled_first(seeded: Any, turned: bool) -> None:
+    pair = (lambda p: torch.optim.Adam(p, 1e-2), optax.adam(1e-2))
+    report = trained(seeded, *pair, torch_model=TorchSquare, flax_model=FlaxSquare(turned))
+    assert report.passed, report.text()

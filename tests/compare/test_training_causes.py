@@ -249,6 +249,15 @@ MISTAKES: dict[str, Pair] = {
         ("loss_swapped",),
         {"torch_loss": nn.MSELoss(), "jax_loss": lambda o, y: optax.huber_loss(o, y).mean()},
     ),
+    "probabilities for logits": Pair(
+        sgd(),
+        optax.sgd(0.1),
+        ("softmax_before_cross_entropy",),
+        {
+            "torch_loss": lambda o, y: nn.functional.cross_entropy(o, y.softmax(1)),
+            "jax_loss": lambda o, y: optax.softmax_cross_entropy(jax.nn.softmax(o), jax.nn.softmax(y)).mean(),
+        },
+    ),
     "parameter left out by optax": Pair(
         sgd(),
         optax.chain(
