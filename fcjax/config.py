@@ -110,6 +110,16 @@ class TrainConfig:
     """Folder with the data files; downloaded to the user's cache where not given."""
     run_dir: Path | None = None
     """New folder for this run's results; runs/TASK-TIME where not given."""
+    resume: bool = False
+    """Go on with the run in --run-dir where it was stopped; with the same settings."""
+    segments: int = 1
+    """Parts of an epoch; a run can be saved, or stopped by Ctrl-C or SIGTERM, after each."""
+    checkpoint_every: int | None = None
+    """Save every so many epochs."""
+    checkpoint_seconds: float = 60.0
+    """Save after the first part of an epoch that ends so many seconds after the last save."""
+    keep_checkpoints: int = 2
+    """How many of the last to keep; the best is kept besides, by validation or else training loss."""
     cache: bool = True
     """Keep compiled programs in the user's cache folder (or $FCJAX_CACHE), so that the next start is quick."""
 
@@ -124,9 +134,15 @@ class TrainConfig:
         _one_of("matmul", self.matmul, get_args(Matmul))
         _one_of("kind", self.kind, get_args(Kind))
         self._check_table()
-        for name in ("epochs", "batch_size", "seeds"):
+        for name in ("epochs", "batch_size", "seeds", "segments", "keep_checkpoints"):
             _whole_number(name, getattr(self, name), least=1)
         _whole_number("seed", self.seed, least=0)
+        if self.checkpoint_every is not None:
+            _whole_number("checkpoint_every", self.checkpoint_every, least=1)
+        if not self.checkpoint_seconds >= 0:
+            raise UsageError(f"checkpoint_seconds: expected a number of at least 0, found {self.checkpoint_seconds}")
+        if self.resume and self.run_dir is None:
+            raise UsageError("resume: expected --run-dir with the folder of the run to go on with, found none")
         for width in self.hidden:
             _whole_number("hidden", width, least=1)
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
