@@ -16,8 +16,8 @@ def whole_batch(mask: jax.Array | None, axis_name: str | None) -> Iterator[None]
     """While open, every ``nnx.BatchNorm`` that is traced in training mode takes its statistics over the whole batch.
 
     ``mean = Σ x / n`` and ``var = Σ (x - mean)² / n`` run over the real rows of all devices, as they do on one in
-    ``torch.nn.BatchNorm1d``; the running variance gets ``n / (n - 1) var``, as in PyTorch (Flax keeps ``var``). In either mode
-    the result has the precision of the input: running statistics are float32 and would turn bfloat16 into float32.
+    ``torch.nn.BatchNorm1d``; the running variance gets ``n / (n - 1) var``, as in PyTorch (Flax keeps ``var``). In
+    either mode the result has the precision of the input: float32 running statistics would turn bfloat16 into float32.
 
     Args:
         mask: False for padding, shape ``(batch,)``; None in evaluation.

@@ -29,6 +29,7 @@ STRATEGIES: tuple[str, ...] = get_args(Strategy)
 OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
 SCHEDULES: tuple[str, ...] = get_args(Schedule)
 MODELS: tuple[str, ...] = get_args(Model)
+SWEEPABLE = ("learning_rate", "weight_decay", "clip_norm")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ class TrainConfig:
     """Seed of initial weights, order of samples and dropout."""
     seeds: int = 1
     """Number of replicas trained at once, with seeds SEED, SEED + 1, ..."""
+    sweep: str | None = None
+    """Values of one number of the optimiser, learning_rate=1e-4,3e-4,1e-3: a replica for each, all of the same seed."""
     strategy: Strategy = "pmap"
     """pmap: all local devices; jit: one device; shard: shard_map over a mesh of all devices."""
     devices: str | None = None
@@ -134,6 +137,8 @@ class TrainConfig:
         _one_of("matmul", self.matmul, get_args(Matmul))
         _one_of("kind", self.kind, get_args(Kind))
         self._check_table()
+        if self.swept and self.seeds > 1:
+            raise UsageError(f"sweep: expected with one seed, found {self.seeds}")
         for name in ("epochs", "batch_size", "seeds", "segments", "keep_checkpoints"):
             _whole_number(name, getattr(self, name), least=1)
         _whole_number("seed", self.seed, least=0)
@@ -157,6 +162,39 @@ class TrainConfig:
             _number(name, getattr(self, name), above=False)
         for name in ("step_epochs", "clip_norm"):
             _number(name, getattr(self, name), above=True)
+
+    @property
+    def swept(self) -> tuple[str, tuple[float, ...]] | None:
+        """Name and values of the sweep; None without one.
+
+        Raises:
+            UsageError: another form, or a number that can't be swept.
+        """
+        if self.sweep is None:
+            return None
+        name, _, values = self.sweep.partition("=")
+        name = name.replace("-", "_")
+        try:
+            numbers = tuple(float(value) for value in values.split(","))
+        except ValueError:
+            numbers = ()
+        if name not in SWEEPABLE or not numbers or not all(math.isfinite(v) and v > 0 for v in numbers):
+            raise UsageError(
+                f"sweep: expected NAME=NUMBER,NUMBER,... above 0 with {', '.join(SWEEPABLE)}; found {self.sweep!r}"
+            )
+        return name, numbers
+
+    @property
+    def replicas(self) -> int:
+        """How many nets are trained at once."""
+        return len(self.replica_seeds)
+
+    @property
+    def replica_seeds(self) -> list[int]:
+        """The seed of each of them."""
+        if self.swept:
+            return [self.seed] * len(self.swept[1])
+        return [self.seed + k for k in range(self.seeds)]
 
     def _check_table(self) -> None:
         """The settings of a table come with a table, and only with one."""

@@ -1,7 +1,9 @@
 """From settings to a learner and its first state."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
@@ -55,11 +57,11 @@ def _initial_state(
     model: nnx.Module | ModelFactory, optimizer: optax.GradientTransformation, config: TrainConfig
 ) -> tuple[PureModel, TrainState, str]:
     """The model taken apart, its state before the first step (one per replica, stacked), and the model's name."""
-    seeds = range(config.seed, config.seed + config.seeds)
+    seeds = config.replica_seeds
     if isinstance(model, nnx.Module):
-        if config.seeds > 1:
+        if config.replicas > 1:
             raise UsageError(
-                f"model: expected a function from nnx.Rngs to a module, since each of the {config.seeds} replicas "
+                f"model: expected a function from nnx.Rngs to a module, since each of the {config.replicas} replicas "
                 "starts from weights of its own; found one module"
             )
         modules = [model]
@@ -71,7 +73,19 @@ def _initial_state(
         for module, seed in zip(modules, seeds, strict=True)
     ]
     states = [state for _, state in parts]
+    if config.swept:
+        states = [
+            _with_number(state, config.swept[0], value) for state, value in zip(states, config.swept[1], strict=True)
+        ]
     return parts[0][0], states[0] if len(states) == 1 else stack_states(states), type(modules[0]).__name__
+
+
+def _with_number(state: TrainState, name: str, value: float) -> TrainState:
+    """The state with another number of the optimiser's, such as its learning rate."""
+    numbers = state.opt_state.numbers
+    return replace(
+        state, opt_state=state.opt_state._replace(numbers=numbers | {name: jnp.full_like(numbers[name], value)})
+    )
 
 
 def _optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
@@ -83,6 +97,8 @@ def _optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
         every=max(1, round(config.step_epochs * steps)),
         decay=config.step_decay,
     )
+    if config.swept:  # with its own number for each replica, put in later; here it only must not be absent
+        config = replace(config, **{config.swept[0]: max(config.swept[1])}, sweep=None)  # type: ignore[arg-type]
     return make_optimizer(
         config.optimizer,
         config.learning_rate,

@@ -69,7 +69,7 @@ class Programs:
 
     def evaluate(self, part: str, state: TrainState) -> Sums:
         """Sums over the split called ``part``, every array with a leading replica axis."""
-        return total(self._evaluations[part](state), self._config.seeds)
+        return total(self._evaluations[part](state), self._config.replicas)
 
     def _plan_of(self, split: Split, rows: int) -> Plan:
         return Plan(len(split), rows, len(self._parallel.devices))
@@ -87,7 +87,7 @@ class Programs:
         return lambda state: program(state, data)
 
     def _compile(self, function: Callable[..., Any], *arguments: Any, donate: bool = False) -> Callable[..., Any]:
-        program, seconds = self._parallel.compile(function, *arguments, replicas=self._config.seeds, donate=donate)
+        program, seconds = self._parallel.compile(function, *arguments, replicas=self._config.replicas, donate=donate)
         self.compile_seconds += seconds
         return program
 

@@ -64,12 +64,12 @@ class Run:
     @property
     def seeds(self) -> list[int]:
         """The seeds of the replicas."""
-        return [self.config.seed + k for k in range(self.config.seeds)]
+        return self.config.replica_seeds
 
     @property
     def samples(self) -> int:
         """Samples trained on per epoch, those of all replicas counted."""
-        return len(self.dataset.train) * self.config.seeds
+        return len(self.dataset.train) * self.config.replicas
 
     def segment(self) -> bool:
         """Trains to the next segment boundary; at the end of an epoch also evaluates, records it and returns True."""
@@ -117,12 +117,12 @@ class Run:
         """Figures of every replica."""
         one_each = [
             figures({name: values[k] for name, values in sums.items()}, self.dataset, split.targets)
-            for k in range(self.config.seeds)
+            for k in range(self.config.replicas)
         ]
         return {name: [one[name] for one in one_each] for name in one_each[0]}
 
     def _record_epoch(self) -> None:
-        sums, self.sums = total(self._joined(), self.config.seeds), []
+        sums, self.sums = total(self._joined(), self.config.replicas), []
         entry: dict[str, Any] = {"epoch": self.epoch, "step": self.step}
         entry["train"] = self.figures(sums, self.dataset.train)
         self._expect_finite(entry["train"]["loss"])
@@ -138,7 +138,7 @@ class Run:
 
     def _joined(self) -> dict[str, np.ndarray]:
         """The sums of the current epoch's steps so far, one after the other."""
-        axis = 0 if self.config.seeds == 1 else 1
+        axis = 0 if self.config.replicas == 1 else 1
         return {name: np.concatenate([part[name] for part in self.sums], axis) for name in (self.sums or [{}])[0]}
 
     def _score(self) -> float | None:

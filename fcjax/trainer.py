@@ -98,7 +98,7 @@ def fit(
         Interruption(recorder is not None) as interruption,
     ):
         reporter.say(_where(parallel, config))
-        parameters = count_parameters(state.params) // config.seeds
+        parameters = count_parameters(state.params) // config.replicas
         state = parallel.replicate(state)
         programs = Programs(learner, parallel, dataset, config, state)
         reporter.say(f"{name}, {parameters:,} parameters; compiled in {programs.compile_seconds:.1f} s")
@@ -145,13 +145,14 @@ def _result(run: Run, learner: Learner, about: dict[str, Any], started: float) -
     """Trained modules and the summary."""
     config, last = run.config, run.history[-1]
     state = jax.device_get(run.state)
-    replicas = [state] if config.seeds == 1 else [_replica(state, k) for k in range(config.seeds)]
+    replicas = [state] if config.replicas == 1 else [_replica(state, k) for k in range(config.replicas)]
     summary = {
         **about,
         "strategy": config.strategy,
         **policy_of(config).on(run.parallel.devices[0].platform),
         "devices": [str(device) for device in run.parallel.devices],
         "seeds": run.seeds,
+        **({"sweep": {config.swept[0]: list(config.swept[1])}} if config.swept else {}),
         "epochs": config.epochs,
         **{name: last[name] for name in run.programs.evaluations},
         "samples_per_second": round(run.samples * len(run.history) / run.train_seconds, 1),
