@@ -12,6 +12,7 @@ from flax import nnx
 
 from fcjax.config import TrainConfig, UsageError
 from fcjax.datasets import Dataset
+from fcjax.ensemble import ensemble_figures
 from fcjax.interruption import Interruption, TrainingInterrupted
 from fcjax.losses import Loss, default_loss
 from fcjax.metrics import describe
@@ -160,6 +161,8 @@ def _result(run: Run, learner: Learner, about: dict[str, Any], started: float) -
         "wall_seconds": round(time.perf_counter() - started, 3),
     }
     models = [learner.model.build(*jax.tree.map(jnp.asarray, (one.evaluated, one.buffers))) for one in replicas]
+    if len(models) > 1:
+        summary["ensemble"] = ensemble_figures(models, run.dataset, run.dataset.test)
     return FitResult(models, summary, run.history, state)
 
 

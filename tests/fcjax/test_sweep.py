@@ -52,3 +52,15 @@ def test_what_is_no_sweep(sweep: str) -> None:
         TrainConfig(sweep=sweep).check()
     with pytest.raises(UsageError, match="sweep: expected with one seed, found 2"):
         TrainConfig(sweep="learning_rate=1,2", seeds=2).check()
+
+
+def test_the_ensemble_is_the_mean_of_the_replicas() -> None:
+    result = fit(lambda rngs: MLP((4, 6, 1), rngs=rngs), DATASET, replace(CONFIG, seeds=3), progress=False)
+    assert all(isinstance(model, MLP) for model in result.models)
+    outputs = np.stack([np.asarray(model(jnp.asarray(X))) for model in result.models])
+    expected = np.sqrt(((outputs.mean(axis=0) - SPLIT.targets) ** 2).mean())
+    np.testing.assert_allclose(result.summary["ensemble"]["rmse"], expected, rtol=1e-5)  # float32
+    # The error of the mean is not the mean of the errors: below it, since the replicas differ.
+    assert result.summary["ensemble"]["rmse"] < np.mean(result.summary["test"]["rmse"]) - 1e-4
+    alone = fit(lambda rngs: MLP((4, 6, 1), rngs=rngs), DATASET, CONFIG, progress=False)
+    assert "ensemble" not in alone.summary
