@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "inspect", "main", "predict", "train"]
 
-WRONG_USAGE, INTERRUPTED = 2, 130
+# 128 + the signal's number, as shells have it: 130 after Ctrl-C, 143 after SIGTERM.
+WRONG_USAGE, SIGNAL, INTERRUPTED = 2, 128, 130
 
 RunFolder = Annotated[Path, tyro.conf.Positional]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs ``fcjax``; exits with 0, or with 2 and one sentence on standard error where the user's input is at fault."""
+    """Runs ``fcjax``.
+
+    Exits with 0; with 2 and one sentence on standard error where something is wrong that the user can mend; with 130
+    after Ctrl-C and 143 after SIGTERM, the run being saved.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         app = tyro.extras.SubcommandApp()
@@ -64,7 +69,7 @@ def train(config: TrainConfig) -> None:
     from fcjax.compilation_cache import use_compilation_cache
     from fcjax.prediction import describe_run
     from fcjax.tasks import load_data, model_and_loss
-    from fcjax.trainer import fit
+    from fcjax.trainer import TrainingInterrupted, fit
 
     config.check()
     run_dir = config.run_dir or Path("runs") / f"{config.task}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -76,7 +81,10 @@ def train(config: TrainConfig) -> None:
         for note in preprocessing.notes if preprocessing else ():
             print(f"note: {note}")
         model, loss = model_and_loss(config, dataset)
-        fit(model, dataset, config, loss=loss)
+        try:
+            fit(model, dataset, config, loss=loss)
+        except TrainingInterrupted as stop:
+            _leave(f"fcjax: {stop}; to go on, add --resume --run-dir {run_dir}", SIGNAL + stop.signum)
     for name, text in describe_run(model, dataset, preprocessing).items():
         (run_dir / name).write_text(text, encoding="utf-8")
 

@@ -29,6 +29,7 @@ STRATEGIES: tuple[str, ...] = get_args(Strategy)
 OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
 SCHEDULES: tuple[str, ...] = get_args(Schedule)
 MODELS: tuple[str, ...] = get_args(Model)
+SWEEPABLE = ("learning_rate", "weight_decay", "clip_norm")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ class TrainConfig:
     """Seed of initial weights, order of samples and dropout."""
     seeds: int = 1
     """Number of replicas trained at once, with seeds SEED, SEED + 1, ..."""
+    sweep: str | None = None
+    """Values of one number of the optimiser, learning_rate=1e-4,3e-4,1e-3: a replica for each, all of the same seed."""
     strategy: Strategy = "pmap"
     """pmap: all local devices; jit: one device; shard: shard_map over a mesh of all devices."""
     devices: str | None = None
@@ -110,6 +113,16 @@ class TrainConfig:
     """Folder with the data files; downloaded to the user's cache where not given."""
     run_dir: Path | None = None
     """New folder for this run's results; runs/TASK-TIME where not given."""
+    resume: bool = False
+    """Go on with the run in --run-dir where it was stopped; with the same settings."""
+    segments: int = 1
+    """Parts of an epoch; a run can be saved, or stopped by Ctrl-C or SIGTERM, after each."""
+    checkpoint_every: int | None = None
+    """Save every so many epochs."""
+    checkpoint_seconds: float = 60.0
+    """Save after the first part of an epoch that ends so many seconds after the last save."""
+    keep_checkpoints: int = 2
+    """How many of the last to keep; the best is kept besides, by validation or else training loss."""
     cache: bool = True
     """Keep compiled programs in the user's cache folder (or $FCJAX_CACHE), so that the next start is quick."""
 
@@ -124,9 +137,17 @@ class TrainConfig:
         _one_of("matmul", self.matmul, get_args(Matmul))
         _one_of("kind", self.kind, get_args(Kind))
         self._check_table()
-        for name in ("epochs", "batch_size", "seeds"):
+        if self.swept and self.seeds > 1:
+            raise UsageError(f"sweep: expected with one seed, found {self.seeds}")
+        for name in ("epochs", "batch_size", "seeds", "segments", "keep_checkpoints"):
             _whole_number(name, getattr(self, name), least=1)
         _whole_number("seed", self.seed, least=0)
+        if self.checkpoint_every is not None:
+            _whole_number("checkpoint_every", self.checkpoint_every, least=1)
+        if not self.checkpoint_seconds >= 0:
+            raise UsageError(f"checkpoint_seconds: expected a number of at least 0, found {self.checkpoint_seconds}")
+        if self.resume and self.run_dir is None:
+            raise UsageError("resume: expected --run-dir with the folder of the run to go on with, found none")
         for width in self.hidden:
             _whole_number("hidden", width, least=1)
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -141,6 +162,39 @@ class TrainConfig:
             _number(name, getattr(self, name), above=False)
         for name in ("step_epochs", "clip_norm"):
             _number(name, getattr(self, name), above=True)
+
+    @property
+    def swept(self) -> tuple[str, tuple[float, ...]] | None:
+        """Name and values of the sweep; None without one.
+
+        Raises:
+            UsageError: another form, or a number that can't be swept.
+        """
+        if self.sweep is None:
+            return None
+        name, _, values = self.sweep.partition("=")
+        name = name.replace("-", "_")
+        try:
+            numbers = tuple(float(value) for value in values.split(","))
+        except ValueError:
+            numbers = ()
+        if name not in SWEEPABLE or not numbers or not all(math.isfinite(v) and v > 0 for v in numbers):
+            raise UsageError(
+                f"sweep: expected NAME=NUMBER,NUMBER,... above 0 with {', '.join(SWEEPABLE)}; found {self.sweep!r}"
+            )
+        return name, numbers
+
+    @property
+    def replicas(self) -> int:
+        """How many nets are trained at once."""
+        return len(self.replica_seeds)
+
+    @property
+    def replica_seeds(self) -> list[int]:
+        """The seed of each of them."""
+        if self.swept:
+            return [self.seed] * len(self.swept[1])
+        return [self.seed + k for k in range(self.seeds)]
 
     def _check_table(self) -> None:
         """The settings of a table come with a table, and only with one."""

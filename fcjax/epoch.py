@@ -1,15 +1,17 @@
-"""A whole epoch, or a whole evaluation, as one function for one compiled program: the data lives on the device."""
+"""A segment of an epoch, or a whole evaluation, as one function for one compiled program: data lives on the device."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fcjax.metrics import Sums
 from fcjax.train_state import TrainState
 from fcjax.train_step import ORDER, Batch, Learner, stream_key
 
-__all__ = ["Arrays", "Plan", "evaluate", "train_epoch"]
+__all__ = ["Arrays", "Plan", "add_up", "evaluate", "train_segment"]
 
 
 @jax.tree_util.register_dataclass
@@ -67,43 +69,48 @@ class Plan:
         return Batch(data.inputs[sample], data.targets[sample], rows, mask, count)
 
 
-def train_epoch(
-    learner: Learner, plan: Plan, state: TrainState, data: Arrays, device: jax.Array
+def train_segment(
+    learner: Learner, plan: Plan, length: int, state: TrainState, data: Arrays, device: jax.Array
 ) -> tuple[TrainState, Sums]:
-    """One pass over the training set in a new order: ``plan.steps`` updates.
+    """The next ``length`` updates of the current epoch; with ``plan.steps`` of them, a whole epoch in a new order.
 
     The order depends on the run's key and the number of the epoch alone, so that it is the same whatever the number
-    of devices, and the same after a restart.
+    of devices and segments, and the same after a restart.
 
     Args:
         learner: the training step.
         plan: shares out the rows.
-        state: before the epoch; its ``step`` tells which epoch it is.
+        length: number of steps, none of them in the next epoch.
+        state: its ``step`` tells which epoch it is, and where in it.
         data: the training set, the same on every device.
         device: this device's number, an int32 scalar.
 
     Returns:
-        The state after the epoch and the sums over all samples, both the same on every device.
+        The state afterwards, and the sums over the samples of each step, every leaf with a leading axis ``(length,)``;
+        both the same on every device.
     """
-    order = jax.random.permutation(stream_key(state.key, ORDER, state.step // plan.steps), plan.samples)
+    epoch, first = state.step // plan.steps, state.step % plan.steps
+    order = jax.random.permutation(stream_key(state.key, ORDER, epoch), plan.samples)
 
     def body(state: TrainState, step: jax.Array) -> tuple[TrainState, Sums]:
         return learner.train_step(state, plan.batch(data, order, step, device))
 
-    state, sums = jax.lax.scan(body, state, jnp.arange(plan.steps, dtype=jnp.int32))
-    return state, learner.total(_add_up(sums))
+    state, sums = jax.lax.scan(body, state, first + jnp.arange(length, dtype=jnp.int32))
+    return state, learner.total(sums)
 
 
 def evaluate(learner: Learner, plan: Plan, state: TrainState, data: Arrays, device: jax.Array) -> Sums:
-    """The sums over all samples of ``data``, each counted once; arguments as in ``train_epoch``."""
+    """The sums over the samples of each of ``plan.steps`` batches, each in one; see ``train_segment``."""
 
     def body(nothing: None, step: jax.Array) -> tuple[None, Sums]:
         return nothing, learner.evaluation_step(state, plan.batch(data, None, step, device))
 
     _, sums = jax.lax.scan(body, None, jnp.arange(plan.steps, dtype=jnp.int32))
-    return learner.total(_add_up(sums))
+    return learner.total(sums)
 
 
-def _add_up(sums: Sums) -> Sums:
-    """Over the steps: ``(steps,) -> ()``, name by name."""
-    return jax.tree.map(lambda x: x.sum(axis=0, dtype=x.dtype), sums)
+def add_up(sums: Any, axis: int = 0) -> dict[str, np.ndarray]:
+    """Sums of steps added up on the host, in float64: the result doesn't depend on how an epoch was cut up."""
+    host = {name: np.asarray(values) for name, values in jax.device_get(sums).items()}
+    wide = {name: np.float64 if np.issubdtype(values.dtype, np.inexact) else np.int64 for name, values in host.items()}
+    return {name: values.sum(axis=axis, dtype=wide[name]) for name, values in host.items()}

@@ -1,4 +1,4 @@
-"""The folder of one run: config.json, metrics.jsonl, summary.json and weights.safetensors. Never overwrites a run."""
+"""The folder of one run: its settings, metrics, summary, weights and checkpoints. Never overwrites a run."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from fcjax.config import UsageError
@@ -15,6 +16,7 @@ from fcjax.config import UsageError
 __all__ = ["RunDirectory"]
 
 CONFIG, METRICS, SUMMARY, WEIGHTS = "config.json", "metrics.jsonl", "summary.json", "weights.safetensors"
+CHECKPOINTS = "checkpoints"
 
 
 class RunDirectory:
@@ -27,10 +29,11 @@ class RunDirectory:
         """Raises a ``UsageError`` if the folder holds a run already, or is no folder."""
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path}: expected a folder or nothing, found a file")
-        found = [name for name in (CONFIG, METRICS, SUMMARY, WEIGHTS) if (self.path / name).exists()]
+        found = [name for name in (CONFIG, METRICS, SUMMARY, WEIGHTS, CHECKPOINTS) if (self.path / name).exists()]
         if found:
             raise UsageError(
-                f"{self.path}: expected a new run directory, found a run ({', '.join(found)}); name another"
+                f"{self.path}: expected a new run directory, found a run ({', '.join(found)}); name another, or "
+                "--resume it"
             )
 
     def create(self, config: dict[str, object]) -> None:
@@ -42,14 +45,51 @@ class RunDirectory:
         self.refuse_existing()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._write_json(CONFIG, config)
         except OSError as error:
             raise UsageError(f"{self.path}: expected a folder to write to, found: {error.strerror or error}") from error
+        self._write_json(CONFIG, config)
+
+    def recorded(self) -> dict[str, Any] | None:
+        """What ``config.json`` holds; None where there is no run to resume.
+
+        Raises:
+            UsageError: ``config.json`` isn't one of ours.
+        """
+        if not (self.path / CONFIG).exists():
+            return None
+        try:
+            config = json.loads((self.path / CONFIG).read_text())
+            if isinstance(config, dict):
+                return config
+        except (OSError, ValueError):
+            pass
+        raise UsageError(f"{self.path / CONFIG}: expected the settings of a run as JSON, found something else")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.path / SUMMARY).exists()
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of its checkpoints."""
+        return self.path / CHECKPOINTS
+
+    def rewind(self, config: dict[str, object], history: list[dict[str, Any]]) -> None:
+        """Brings the files to where a resumed run goes on: no line of a later epoch, no half line."""
+        (self.path / SUMMARY).unlink(missing_ok=True)
+        for rest in self.path.glob(".*.tmp"):
+            rest.unlink(missing_ok=True)
+        self._write_json(CONFIG, config)
+        self._write(METRICS, lambda path: path.write_text("".join(json.dumps(line) + "\n" for line in history)))
 
     def append_metrics(self, line: dict[str, object]) -> None:
         """Adds one line to ``metrics.jsonl``."""
-        with (self.path / METRICS).open("a") as log:
-            log.write(json.dumps(line) + "\n")
+        try:
+            with (self.path / METRICS).open("ab", buffering=0) as log:
+                log.write((json.dumps(line) + "\n").encode())  # in one piece
+        except OSError as error:
+            raise self._unwritable(METRICS, error) from error
 
     def write_summary(self, summary: dict[str, object]) -> None:
         """Writes ``summary.json``."""
@@ -60,17 +100,25 @@ class RunDirectory:
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         self._write(WEIGHTS, lambda path: save_file(whole, path, metadata))
 
+    def _unwritable(self, name: str, error: Exception) -> UsageError:
+        return UsageError(f"{self.path / name}: can't be written: {getattr(error, 'strerror', None) or error}")
+
     def _write_json(self, name: str, value: dict[str, Any]) -> None:
         self._write(name, lambda path: path.write_text(json.dumps(value, indent=2) + "\n"))
 
     def _write(self, name: str, write: Callable[[Path], object]) -> None:
         """To a temporary file that is then renamed: whoever reads sees the old file or the new one, never a part."""
-        handle, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
-        os.close(handle)
+        temporary = None
         try:
-            write(Path(temporary))
-            Path(temporary).chmod(0o644)  # mkstemp's own 0600 would lock out a colleague
+            handle, path = tempfile.mkstemp(dir=self.path, prefix=f".{name}.", suffix=".tmp")
+            temporary = Path(path)
+            os.close(handle)
+            write(temporary)
+            temporary.chmod(0o644)  # mkstemp's own 0600 would lock out a colleague
             os.replace(temporary, self.path / name)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+        except BaseException as error:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError | SafetensorError):
+                raise self._unwritable(name, error) from error
             raise

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fcjax.batch_norm import whole_batch
 from fcjax.layers import drop, row_keys
 from fcjax.losses import Loss
 from fcjax.metrics import Sums, measure
@@ -110,7 +111,8 @@ class Learner:
             x = drop(x, self.input_dropout, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, INPUTS))
 
         def objective(params: Any) -> tuple[jax.Array, tuple[Sums, Any]]:
-            outputs, buffers = self.model.train(self.policy.cast(params), state.buffers, x, keys)
+            with whole_batch(batch.mask, self.axis_name):
+                outputs, buffers = self.model.train(self.policy.cast(params), state.buffers, x, keys)
             sums = self._measure(outputs, y, batch, self.training_loss or self.loss)
             # Divided here, by the number of real rows of all devices: a mean of the devices' means would be wrong
             # wherever shares are uneven.
@@ -126,7 +128,7 @@ class Learner:
     def evaluation_step(self, state: TrainState, batch: Batch) -> Sums:
         """The sums over this device's rows, with the model in evaluation mode."""
         x, y = self._prepare(state, batch)
-        with self.policy.products():
+        with self.policy.products(), whole_batch(None, None):
             outputs = self.model.evaluate(self.policy.cast(state.evaluated), state.buffers, x)
         return self._measure(outputs, y, batch, self.loss)
 
@@ -135,7 +137,7 @@ class Learner:
         return tree if self.axis_name is None else jax.lax.psum(tree, self.axis_name)
 
     def _average(self, buffers: Any) -> Any:
-        """Mean over the devices: running statistics differ between them, everything else is equal on all."""
+        """Mean over the devices: statistics of a module's own making may differ between them."""
         if self.axis_name is None:
             return buffers
         mean = lambda x: jax.lax.pmean(x, self.axis_name) if jnp.issubdtype(x.dtype, jnp.inexact) else x  # noqa: E731

@@ -1,6 +1,5 @@
 """Statistics of layers by hand, and the pictures of a run: what is drawn, not only that it is."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -27,12 +26,8 @@ def by_hand(activation: str) -> tuple[MLP, np.ndarray, np.ndarray]:
     bias = np.array([0.1, -0.2, 0.3, -50.0, 0.5], np.float32)  # the fourth unit is dead in a ReLU net
     nnx.update(layer, {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)})
     before = X @ kernel + bias
-    functions: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "relu": lambda z: np.maximum(z, 0),
-        "tanh": np.tanh,
-        "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
-    }
-    return model, before, functions[activation](before)
+    after = {"relu": np.maximum(before, 0), "tanh": np.tanh(before), "sigmoid": 1 / (1 + np.exp(-before))}
+    return model, before, after[activation]
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])

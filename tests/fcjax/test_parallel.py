@@ -14,7 +14,7 @@ from flax import nnx
 
 from fcjax.config import UsageError
 from fcjax.datasets import Scaling
-from fcjax.epoch import Arrays, Plan, evaluate, train_epoch
+from fcjax.epoch import Arrays, Plan, add_up, evaluate, train_segment
 from fcjax.layers import row_keys
 from fcjax.losses import squared_error
 from fcjax.models import MLP
@@ -53,10 +53,10 @@ def train(
     plan = Plan(SAMPLES, BATCH, len(parallel.devices))
     state = parallel.replicate(state)
     data = parallel.replicate(Arrays(jnp.asarray(INPUTS, dtype), jnp.asarray(TARGETS, dtype)))
-    epoch, _ = parallel.compile(partial(train_epoch, learner, plan), state, data, donate=True)
+    epoch, _ = parallel.compile(partial(train_segment, learner, plan, plan.steps), state, data, donate=True)
     for _ in range(epochs):
         state, sums = epoch(state, data)
-    return state, jax.device_get(sums)
+    return state, add_up(sums)
 
 
 def reference(optimizer: optax.GradientTransformation, epochs: int) -> Any:
@@ -153,7 +153,7 @@ def test_gradients_in_float32_agree_after_one_step() -> None:
         learner = Learner(pure, "regression", squared_error, optax.sgd(1.0), SCALING, None, parallel.axis_name)
         data = parallel.replicate(Arrays(jnp.asarray(INPUTS, jnp.float32), jnp.asarray(TARGETS, jnp.float32)))
         placed = parallel.replicate(state)
-        step, _ = parallel.compile(partial(train_epoch, learner, Plan(SAMPLES, SAMPLES, devices)), placed, data)
+        step, _ = parallel.compile(partial(train_segment, learner, Plan(SAMPLES, SAMPLES, devices), 1), placed, data)
         after, _ = step(placed, data)
         gradients[strategy] = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), after.params, state.params)
     # Sums of 37 terms of about 1, and a difference of parameters of about 1: a few float32 roundings of 6e-8.
@@ -170,7 +170,7 @@ def test_evaluation_is_shared_out_and_counts_every_sample_once() -> None:
         data = parallel.replicate(Arrays(jnp.asarray(INPUTS, jnp.float32), jnp.asarray(TARGETS, jnp.float32)))
         placed = parallel.replicate(state)
         program, _ = parallel.compile(partial(evaluate, learner, Plan(SAMPLES, 20, devices)), placed, data)
-        found[strategy] = jax.device_get(program(placed, data))
+        found[strategy] = add_up(program(placed, data))
     assert found["jit"]["count"] == found["pmap"]["count"] == SAMPLES
     np.testing.assert_allclose(found["jit"]["loss"], found["pmap"]["loss"], rtol=1e-6)  # the order of float32 sums
 

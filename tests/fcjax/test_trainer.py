@@ -52,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FitResult]:
 def test_a_run_directory_tells_the_whole_run(run: tuple[Path, FitResult]) -> None:
     folder, result = run
     files = sorted(path.name for path in folder.iterdir())
-    assert files == ["config.json", "metrics.jsonl", "summary.json", "weights.safetensors"]
+    assert files == ["checkpoints", "config.json", "metrics.jsonl", "summary.json", "weights.safetensors"]
 
     recorded = json.loads((folder / "config.json").read_text())
     assert (recorded["epochs"], recorded["batch_size"], recorded["optimizer"]) == (3, 8, "adam")

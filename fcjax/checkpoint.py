@@ -1,0 +1,229 @@
+"""Checkpoints: all that a run needs to go on bit for bit. Written in the background; there whole or not at all.
+
+RUN/checkpoints/000001200       the state after 1200 steps, in Orbax's format: arrays and JSON, nothing pickled
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from fcjax.config import UsageError
+
+if TYPE_CHECKING:
+    from orbax.checkpoint import v1 as ocp
+
+__all__ = ["CheckpointError", "Checkpoints", "Snapshot", "named_leaves", "restored"]
+
+_DELETED, _DAMAGED = ".deleted", ".damaged"
+
+
+class CheckpointError(UsageError):
+    """A checkpoint can't be written, or doesn't belong to this run."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds.
+
+    Args:
+        step: number of steps taken, which is the checkpoint's name.
+        arrays: by dotted path.
+        facts: plain JSON values.
+        score: the lower the better; None where the state was not evaluated.
+    """
+
+    step: int
+    arrays: dict[str, np.ndarray]
+    facts: dict[str, Any]
+    score: float | None = None
+
+    def digest(self) -> str:
+        """SHA-256 of everything in it."""
+        total = hashlib.sha256(json.dumps([self.step, self.facts, self.score], sort_keys=True).encode())
+        for name, array in sorted(self.arrays.items()):
+            total.update(f"{name} {array.dtype.name} {array.shape}".encode())
+            total.update(np.ascontiguousarray(array).view(np.uint8) if array.shape else array.tobytes())
+        return total.hexdigest()
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last ``keep`` and the best.
+
+    Args:
+        folder: made when the first one is written.
+        keep: how many of the last to keep.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self._keep = keep
+        self._scores: dict[int, float | None] = {}
+        self._pending: tuple[Snapshot, ocp.AsyncResponse[None]] | None = None
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Starts to write ``snapshot`` and returns; waits first for the one before.
+
+        Raises:
+            CheckpointError: it, or the one before, could not be written. Those already there are untouched.
+        """
+        self.wait()
+        if snapshot.step in self._scores:
+            return  # saved at this very step already: a signal just after a regular save
+        orbax = _orbax()
+        path = self.folder / f"{snapshot.step:09d}"
+        about = {"facts": snapshot.facts, "score": snapshot.score, "sha256": snapshot.digest()}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            response = orbax.save_checkpointables_async(
+                path, {"arrays": snapshot.arrays}, custom_metadata=about, overwrite=True
+            )
+        except Exception as error:  # Orbax raises whatever its backends do
+            raise self._failure(snapshot.step, error) from error
+        self._pending = snapshot, response
+
+    def wait(self) -> None:
+        """Until the last one is written, and then deletes those that are no longer kept; raises as ``save`` does."""
+        if self._pending is None:
+            return
+        (snapshot, response), self._pending = self._pending, None
+        try:
+            response.result()
+        except Exception as error:
+            raise self._failure(snapshot.step, error) from error
+        self._scores[snapshot.step] = snapshot.score
+        kept = self._kept()
+        for step in self._scores.keys() - kept:
+            # Renamed first: killed half way, a half-deleted folder must not look like a checkpoint.
+            with suppress(OSError):  # a checkpoint too many is no reason to stop
+                doomed = (self.folder / f"{step:09d}").rename(self.folder / f"{step:09d}{_DELETED}")
+                shutil.rmtree(doomed)
+        self._scores = {step: self._scores[step] for step in kept}
+
+    def newest(self, warn: Callable[[str], None]) -> Snapshot | None:
+        """The last checkpoint that is whole; None where there is none. Clears away what a killed run left half done.
+
+        Args:
+            warn: is told of every damaged one, which is renamed to ``*.damaged``.
+        """
+        self._clear()
+        found = None
+        for path in sorted(self.folder.glob("[0-9]" * 9), reverse=True):
+            try:
+                snapshot = _read(path)
+            except Exception as error:  # a damaged file makes Orbax raise all sorts of things
+                warn(f"checkpoint {path} is damaged and left aside: {_first_line(error)}")
+                path.rename(_unused(path.with_name(path.name + _DAMAGED)))
+                continue
+            self._scores[snapshot.step] = snapshot.score
+            found = found or snapshot
+        return found
+
+    def _kept(self) -> set[int]:
+        kept = set(sorted(self._scores)[-self._keep :])
+        scored = [(score, step) for step, score in self._scores.items() if score is not None]
+        return kept | {min(scored)[1]} if scored else kept
+
+    def _clear(self) -> None:
+        for path in [*self.folder.glob(f"*{_DELETED}"), *self.folder.glob("*.orbax-checkpoint-tmp*")]:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _failure(self, step: int, error: Exception) -> CheckpointError:
+        self._clear()
+        good = f"the last good one is of step {max(self._scores)}" if self._scores else "there is none before it"
+        reason = "no space left on the device" if "RESOURCE_EXHAUSTED" in str(error) else _first_line(error)
+        return CheckpointError(f"{self.folder}: the checkpoint of step {step} can't be written ({reason}); {good}")
+
+
+def named_leaves(tree: Any) -> dict[str, np.ndarray]:
+    """Copies of the arrays of ``tree`` on the host, by dotted path; a random key as its numbers.
+
+    Empty arrays are left out: Orbax can't store them, and their shape says everything.
+    """
+    # Copied, since the devices' own memory is given back to the next training step while Orbax still writes.
+    return {name: np.array(_plain(leaf), copy=True) for name, leaf in _leaves(tree) if leaf.size}
+
+
+def restored(template: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The arrays in the structure of ``template``, the inverse of ``named_leaves``.
+
+    Raises:
+        CheckpointError: a name is missing or left over, or a shape or dtype differs; the message names the first.
+    """
+    leaves = []
+    rest = dict(arrays)
+    for name, leaf in _leaves(template):
+        plain = _plain(leaf)
+        empty = np.zeros(plain.shape, plain.dtype) if plain.size == 0 else None
+        found = rest.pop(name, empty)
+        if found is None:
+            raise CheckpointError(f"{name}: expected in the checkpoint, not found: was it of another model?")
+        if (found.shape, found.dtype) != (plain.shape, plain.dtype):
+            raise CheckpointError(
+                f"{name}: expected {plain.dtype} of shape {plain.shape}, found {found.dtype} of shape {found.shape} in "
+                "the checkpoint: was it of another model?"
+            )
+        leaves.append(
+            jax.random.wrap_key_data(jax.numpy.asarray(found), impl=jax.random.key_impl(leaf))
+            if _is_key(leaf)
+            else found
+        )
+    if rest:
+        raise CheckpointError(f"{min(rest)}: found in the checkpoint, but the model has no such array")
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _leaves(tree: Any) -> list[tuple[str, Any]]:
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in paths]
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _read(path: Path) -> Snapshot:
+    orbax = _orbax()
+    about: Any = orbax.checkpointables_metadata(path).custom_metadata
+    arrays = orbax.load_checkpointables(path)["arrays"]
+    snapshot = Snapshot(int(path.name), arrays, about["facts"], about["score"])
+    if snapshot.digest() != about["sha256"]:
+        raise ValueError("its contents have changed since it was written")
+    return snapshot
+
+
+def _orbax() -> Any:
+    """Loaded when first used. Its log repeats every error with a page of traceback: what matters is raised."""
+    from orbax.checkpoint import v1
+
+    logging.getLogger("absl").addFilter(_not_from_orbax)
+    return v1
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _unused(path: Path) -> Path:
+    number = 2
+    while path.exists():
+        path = path.with_name(f"{path.name.split('-')[0]}-{number}")
+        number += 1
+    return path

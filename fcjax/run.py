@@ -1,0 +1,158 @@
+"""A run under way: its state, how far it has come and what it has measured."""
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from fcjax.checkpoint import CheckpointError, Snapshot, named_leaves, restored
+from fcjax.config import TrainConfig, UsageError
+from fcjax.datasets import Dataset, Split
+from fcjax.metrics import figures
+from fcjax.parallel import Parallel
+from fcjax.programs import Programs, total
+from fcjax.train_state import TrainState
+
+__all__ = ["Run", "TrainingError"]
+
+Figures = dict[str, list[float]]  # name -> one number per replica
+
+
+class TrainingError(UsageError):
+    """Training can't go on: its loss is no longer a number."""
+
+
+@dataclass
+class Run:
+    """Trains segment by segment, and measures after each epoch.
+
+    Args:
+        config, dataset, parallel, programs: what is done, on what, and where.
+        state: on the devices.
+        step: number of steps taken.
+        sums: of the steps of the current epoch taken so far, a list of one entry per segment.
+        history: what ``metrics.jsonl`` holds.
+        train_seconds: spent in training programs, those of earlier processes included.
+        loop_seconds: spent in epochs by this process.
+    """
+
+    config: TrainConfig
+    dataset: Dataset
+    parallel: Parallel
+    programs: Programs
+    state: TrainState
+    step: int = 0
+    sums: list[Any] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    train_seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    loop_seconds: float = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.step >= self.config.epochs * self.programs.steps
+
+    @property
+    def epoch(self) -> int:
+        """Number of whole epochs done."""
+        return self.step // self.programs.steps
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the replicas."""
+        return self.config.replica_seeds
+
+    @property
+    def samples(self) -> int:
+        """Samples trained on per epoch, those of all replicas counted."""
+        return len(self.dataset.train) * self.config.replicas
+
+    def segment(self) -> bool:
+        """Trains to the next segment boundary; at the end of an epoch also evaluates, records it and returns True."""
+        started = time.perf_counter()
+        done = self.step % self.programs.steps
+        end = next(end for end in self.programs.segment_ends if end > done)
+        self.state, sums = jax.block_until_ready(self.programs.train(self.state, end - done))
+        self.epoch_seconds += time.perf_counter() - started
+        self.sums.append({name: np.asarray(values) for name, values in jax.device_get(sums).items()})
+        self.step += end - done
+        ended = end == self.programs.steps
+        if ended:
+            self._record_epoch()
+        self.loop_seconds += time.perf_counter() - started
+        return ended
+
+    def snapshot(self) -> Snapshot:
+        """All that ``restore`` needs to go on from here."""
+        arrays = named_leaves({"state": self.state, "sums": self._joined()})
+        facts = {
+            "history": list(self.history),  # it grows while this is still being written
+            "train_seconds": self.train_seconds,
+            "epoch_seconds": self.epoch_seconds,
+        }
+        return Snapshot(self.step, arrays, facts, None if self.sums else self._score())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes to where ``snapshot`` was taken.
+
+        Raises:
+            CheckpointError: it was taken of another model.
+        """
+        sums = {name[5:]: array for name, array in snapshot.arrays.items() if name.startswith("sums.")}
+        arrays = {name: array for name, array in snapshot.arrays.items() if not name.startswith("sums.")}
+        self.state = self.parallel.replicate(restored({"state": self.state}, arrays)["state"])
+        self.step = snapshot.step
+        self.sums = [sums] if sums else []
+        self.history = list(snapshot.facts["history"])
+        self.train_seconds = snapshot.facts["train_seconds"]
+        self.epoch_seconds = snapshot.facts["epoch_seconds"]
+        if len(self.history) != self.epoch:
+            raise CheckpointError(f"step {self.step}: expected {self.epoch} epochs, found {len(self.history)}")
+
+    def figures(self, sums: dict[str, np.ndarray], split: Split) -> Figures:
+        """Figures of every replica."""
+        one_each = [
+            figures({name: values[k] for name, values in sums.items()}, self.dataset, split.targets)
+            for k in range(self.config.replicas)
+        ]
+        return {name: [one[name] for one in one_each] for name in one_each[0]}
+
+    def _record_epoch(self) -> None:
+        sums, self.sums = total(self._joined(), self.config.replicas), []
+        entry: dict[str, Any] = {"epoch": self.epoch, "step": self.step}
+        entry["train"] = self.figures(sums, self.dataset.train)
+        self._expect_finite(entry["train"]["loss"])
+        if (scale := self.state.loss_scale) is not None:
+            entry["loss_scale"] = np.atleast_1d(jax.device_get(scale.value)).tolist()
+            entry["skipped_steps"] = np.atleast_1d(jax.device_get(scale.skipped)).tolist()
+        for part in self.programs.evaluations:
+            entry[part] = self.figures(self.programs.evaluate(part, self.state), self.dataset.parts()[part])
+        entry["samples_per_second"] = round(self.samples / self.epoch_seconds, 1)
+        entry["seconds"] = round(self.epoch_seconds, 4)
+        self.train_seconds, self.epoch_seconds = self.train_seconds + self.epoch_seconds, 0.0
+        self.history.append(entry)
+
+    def _joined(self) -> dict[str, np.ndarray]:
+        """The sums of the current epoch's steps so far, one after the other."""
+        axis = 0 if self.config.replicas == 1 else 1
+        return {name: np.concatenate([part[name] for part in self.sums], axis) for name in (self.sums or [{}])[0]}
+
+    def _score(self) -> float | None:
+        """What the best checkpoint is chosen by: the validation loss, or else the training loss; never the test's."""
+        if not self.history:
+            return None
+        entry = self.history[-1]
+        loss = float(np.mean(entry.get("validation", entry["train"])["loss"]))
+        return loss if math.isfinite(loss) else None
+
+    def _expect_finite(self, losses: list[float]) -> None:
+        for seed, loss in zip(self.seeds, losses, strict=True):
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"epoch {self.epoch}: expected a finite training loss, found {loss} (seed {seed}); "
+                    f"a learning rate below {self.config.learning_rate} may help"
+                )
