@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 import fcjax
-from fcjax.epoch import Arrays, Plan, train_epoch
+from fcjax.epoch import Arrays, Plan, train_segment
 from fcjax.parallel import make_parallel
 from fcjax.train_state import create_state
 from fcjax.train_step import Learner
@@ -47,7 +47,7 @@ def fcjax_turn(strategy: str, inputs: np.ndarray, labels: np.ndarray, batch_size
     plan = Plan(len(inputs), batch_size, len(parallel.devices))
     data = parallel.replicate(Arrays(jax.numpy.asarray(inputs), jax.numpy.asarray(labels)))
     state = parallel.replicate(state)
-    program, _ = parallel.compile(partial(train_epoch, learner, plan), state, data, donate=True)
+    program, _ = parallel.compile(partial(train_segment, learner, plan, plan.steps), state, data, donate=True)
 
     def turn() -> None:
         nonlocal state

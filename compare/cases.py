@@ -89,10 +89,10 @@ def make_cases(port: Port, largest_output: Callable[[Case], float]) -> Iterator[
     call = torch_call(port)
     given, redrawn = given_weights(port.torch_model), redraw_weights(port.torch_model, port.seed + 1)
     tied = _has_ties(call)
+    # Whatever differs only at ties and exact zeros must show as that, in the user's own inputs too.
+    moved = _moved_off_ties(call, frozenset(port.frozen), port.seed) if tied else call
     yield Case("given weights, given inputs", given, call, kinks=tied)
     if tied:
-        # Whatever differs only at ties and exact zeros must show as that, in the user's own inputs too.
-        moved = _moved_off_ties(call, frozenset(port.frozen), port.seed)
         yield Case("given weights, given inputs moved off ties", given, moved)
         yield Case("redrawn weights, given inputs moved off ties", redrawn, moved)
     if any(not np.array_equal(given[name], redrawn[name]) for name in given):
@@ -102,7 +102,7 @@ def make_cases(port: Port, largest_output: Callable[[Case], float]) -> Iterator[
     free = _free_inputs(call, frozenset(port.frozen))
     for name, probe, kinks in _probes(call, free, port.ranges or {}, port.seed + 2):
         yield Case(f"redrawn weights, {name}", redrawn, probe, kinks=kinks)
-    driven = _driven(Case("redrawn weights, inputs for large outputs", redrawn, call), free, largest_output)
+    driven = _driven(Case("redrawn weights, inputs for large outputs", redrawn, moved), free, largest_output)
     if driven is not None:
         yield driven
 

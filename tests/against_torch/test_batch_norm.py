@@ -15,7 +15,7 @@ from flax import nnx
 
 from compare.models import torch_models
 from fcjax import train_step
-from fcjax.epoch import Arrays, Plan, train_epoch
+from fcjax.epoch import Arrays, Plan, train_segment
 from fcjax.export import torch_arrays
 from fcjax.losses import squared_error
 from fcjax.models import MLP
@@ -45,7 +45,8 @@ def ours(strategy: str, devices: int) -> dict[str, np.ndarray]:
     learner = Learner(pure, "regression", squared_error, optimizer, axis_name=parallel.axis_name)
     data = parallel.replicate(Arrays(jnp.asarray(X), jnp.asarray(Y)))
     state = parallel.replicate(state)
-    epoch, _ = parallel.compile(partial(train_epoch, learner, Plan(SAMPLES, BATCH, devices)), state, data)
+    plan = Plan(SAMPLES, BATCH, devices)
+    epoch, _ = parallel.compile(partial(train_segment, learner, plan, plan.steps), state, data)
     for _ in range(EPOCHS):
         state, _ = epoch(state, data)
     return torch_arrays(pure.build(*jax.device_get((state.params, state.buffers))))
