@@ -66,6 +66,8 @@ def _train_from(default: TrainConfig) -> Callable[..., None]:
 
 def train(config: TrainConfig) -> None:
     """Trains a network: the article's for the task, on digits, clothes or house prices; or an MLP on your own table."""
+    import jax
+
     from fcjax.compilation_cache import use_compilation_cache
     from fcjax.prediction import describe_run
     from fcjax.tasks import load_data, model_and_loss
@@ -85,6 +87,8 @@ def train(config: TrainConfig) -> None:
             fit(model, dataset, config, loss=loss)
         except TrainingInterrupted as stop:
             _leave(f"fcjax: {stop}; to go on, add --resume --run-dir {run_dir}", SIGNAL + stop.signum)
+    if jax.process_index():
+        return  # process 0 writes for all
     for name, text in describe_run(model, dataset, preprocessing).items():
         (run_dir / name).write_text(text, encoding="utf-8")
 

@@ -123,6 +123,12 @@ class TrainConfig:
     """Save after the first part of an epoch that ends so many seconds after the last save."""
     keep_checkpoints: int = 2
     """How many of the last to keep; the best is kept besides, by validation or else training loss."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0 of a run by several processes; auto asks SLURM, Kubernetes or the TPU."""
+    num_processes: int | None = None
+    """How many processes share the run (with --coordinator)."""
+    process_id: int | None = None
+    """This process's number, from 0 (with --coordinator)."""
     cache: bool = True
     """Keep compiled programs in the user's cache folder (or $FCJAX_CACHE), so that the next start is quick."""
 
@@ -146,6 +152,14 @@ class TrainConfig:
             _whole_number("checkpoint_every", self.checkpoint_every, least=1)
         if not self.checkpoint_seconds >= 0:
             raise UsageError(f"checkpoint_seconds: expected a number of at least 0, found {self.checkpoint_seconds}")
+        if self.coordinator != "auto":
+            given = [value is not None for value in (self.coordinator, self.num_processes, self.process_id)]
+            if any(given) and not all(given):
+                raise UsageError("coordinator: expected with --num-processes and --process-id, found not all three")
+            if self.num_processes is not None and not 0 <= (self.process_id or 0) < self.num_processes:
+                raise UsageError(
+                    f"process_id: expected a number from 0 to {self.num_processes - 1}, found {self.process_id}"
+                )
         if self.resume and self.run_dir is None:
             raise UsageError("resume: expected --run-dir with the folder of the run to go on with, found none")
         for width in self.hidden:

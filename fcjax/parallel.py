@@ -1,10 +1,10 @@
 """Runs one pure function on one device or on many; the only file that knows of pmap, meshes and shard_map.
 
-| strategy | program                | devices                     |
-|----------|------------------------|-----------------------------|
-| pmap     | ``pmap(f)``            | all local ones (default)    |
-| jit      | ``jit(f)``             | one                         |
-| shard    | ``jit(shard_map(f))``  | a mesh of all               |
+| strategy | program                | devices                                        |
+|----------|------------------------|------------------------------------------------|
+| pmap     | ``pmap(f)``            | all, of all processes (default)                |
+| jit      | ``jit(f)``             | one                                            |
+| shard    | ``jit(shard_map(f))``  | a mesh of all, of all processes                |
 
 The function has the form ``f(state, *shared, device) -> result``. State, shared arguments and results are the same
 on every device and have no leading device axis; ``device`` is the only argument that differs.
@@ -49,8 +49,17 @@ class Parallel:
 
     def replicate(self, tree: Any) -> Any:
         """A copy of every array on every device."""
+        if jax.process_count() > 1:
+            return jax.tree.map(self._share, tree)
         # Copied first: device_put may reuse the source's memory, and donating the result would then delete the source.
         return jax.device_put(jax.tree.map(partial(jnp.array, copy=True), tree), self.sharding)
+
+    def _share(self, leaf: Any) -> jax.Array:
+        """The same array in every process, of which each places its own devices' copies."""
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(self._share(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        host = np.array(leaf, copy=True)
+        return jax.make_array_from_callback(host.shape, self.sharding, lambda index: host[index])
 
     def compile(
         self, function: Callable[..., Any], state: Any, *shared: Any, replicas: int = 1, donate: bool = False
@@ -68,7 +77,9 @@ class Parallel:
             The compiled ``(state, *shared) -> result``, and the seconds that compiling took.
         """
         started = time.perf_counter()
-        index = jax.device_put(np.arange(len(self.devices), dtype=np.int32), self._spread)
+        numbers = np.arange(len(self.devices), dtype=np.int32)
+        # Every process fills in its own part; pmap, too, takes arrays over all processes once it is compiled.
+        index = jax.make_array_from_callback(numbers.shape, self._spread, lambda part: numbers[part])
         if replicas > 1:
             function = jax.vmap(function, in_axes=(0,) + (None,) * (len(shared) + 1))
         program = self._program(function, len(shared), (0,) if donate else ())
@@ -115,6 +126,8 @@ def make_parallel(strategy: str = "pmap", devices: str | int | None = None) -> P
         raise UsageError(f"strategy: expected one of {', '.join(STRATEGIES)}; found {strategy!r}")
     chosen = choose_devices(devices)
     if strategy == "jit":
+        if jax.process_count() > 1:
+            raise UsageError(f"strategy: jit runs in one process, found {jax.process_count()}; pmap and shard take all")
         if devices is not None and str(devices).isdecimal() and len(chosen) > 1:
             raise UsageError(
                 f"devices: the strategy jit runs on 1 device, found {devices}; pmap and shard take several"
@@ -124,17 +137,17 @@ def make_parallel(strategy: str = "pmap", devices: str | int | None = None) -> P
 
 
 def choose_devices(wanted: str | int | None = None) -> Sequence[jax.Device]:
-    """Local devices: all of JAX's default kind (None), all of a kind (``"cpu"``, ``"gpu"``), or the first N.
+    """Devices of all processes: all of JAX's default kind (None), of a kind (``"cpu"``, ``"gpu"``), or N per process.
 
     Raises:
         UsageError: there are none of that kind, or not as many.
     """
     if wanted is None:
-        return jax.local_devices()
+        return jax.devices()
     name = str(wanted)
     if name in ("cpu", "gpu"):
         try:
-            return jax.local_devices(backend=name)
+            return jax.devices(name)
         except RuntimeError:
             kinds = sorted({device.platform for device in jax.local_devices()})
             raise UsageError(f"devices: expected a {name}, found only {', '.join(kinds)}") from None
@@ -144,4 +157,5 @@ def choose_devices(wanted: str | int | None = None) -> Sequence[jax.Device]:
             f"devices: expected cpu, gpu, or a number from 1 to {len(present)} (the devices that JAX finds here), "
             f"found {name!r}"
         )
-    return present[: int(name)]
+    by_process = [jax.local_devices(process_index=number) for number in range(jax.process_count())]
+    return [device for devices in by_process for device in devices[: int(name)]]

@@ -78,7 +78,9 @@ class Recorder:
             self.save(run)
 
     def save(self, run: Run) -> None:
-        """Starts to write a checkpoint in the background."""
+        """Starts to write a checkpoint in the background; not yet where several processes share the run."""
+        if jax.process_count() > 1:
+            return
         snapshot = run.snapshot()
         snapshot.facts["data"] = self._data
         self._checkpoints.save(snapshot)

@@ -12,6 +12,7 @@ from flax import nnx
 
 from fcjax.config import TrainConfig, UsageError
 from fcjax.datasets import Dataset
+from fcjax.distributed import connect, explaining_a_lost_process, refuse_disagreement
 from fcjax.ensemble import ensemble_figures
 from fcjax.interruption import Interruption, TrainingInterrupted
 from fcjax.losses import Loss, default_loss
@@ -90,13 +91,15 @@ def fit(
             f"{dataset.name}; found {config.batch_size}"
         )
     started = time.perf_counter()
+    connect(config)
+    refuse_disagreement(config, dataset)
     parallel = make_parallel(config.strategy, config.devices)
     learner, state, name = prepare(model, dataset, config, loss or default_loss(dataset.task), parallel.axis_name)
-    recorder = Recorder(RunDirectory(config.run_dir), config) if config.run_dir else None
+    recorder = Recorder(RunDirectory(config.run_dir), config) if config.run_dir and jax.process_index() == 0 else None
     with (
-        Reporter(config.epochs, progress) as reporter,
+        Reporter(config.epochs, progress and jax.process_index() == 0) as reporter,
         recorder or nullcontext(),
-        Interruption(recorder is not None) as interruption,
+        Interruption(recorder is not None and jax.process_count() == 1) as interruption,
     ):
         reporter.say(_where(parallel, config))
         parameters = count_parameters(state.params) // config.replicas
@@ -126,7 +129,8 @@ def _train(run: Run, recorder: Recorder | None, reporter: Reporter, interruption
                 interruption.received,
                 f"stopped by {interruption.received.name} after step {run.step}, saved in {run.config.run_dir}",
             )
-        ended = run.segment()
+        with explaining_a_lost_process():
+            ended = run.segment()
         if recorder:
             recorder.after_segment(run, ended)
         if ended:
