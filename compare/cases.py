@@ -102,7 +102,11 @@ def make_cases(port: Port, largest_output: Callable[[Case], float]) -> Iterator[
     free = _free_inputs(call, frozenset(port.frozen))
     for name, probe, kinks in _probes(call, free, port.ranges or {}, port.seed + 2):
         yield Case(f"redrawn weights, {name}", redrawn, probe, kinks=kinks)
-    driven = _driven(Case("redrawn weights, inputs for large outputs", redrawn, moved), free, largest_output)
+    driven = _driven(
+        Case("redrawn weights, inputs for large outputs", redrawn, moved),
+        _free_inputs(moved, frozenset(port.frozen)),
+        largest_output,
+    )
     if driven is not None:
         yield driven
 
