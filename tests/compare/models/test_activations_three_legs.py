@@ -23,8 +23,8 @@ SCALAR = [name for name in ACTIVATIONS if name not in VECTOR]
 INFINITE = [-np.inf, np.inf, np.nan]
 EXTREMES = [-1e4, -800.0, -40.0, -20.5, -1e-300, -0.0, 0.0, 1e-300, 20.5, 36.0, 40.0, 800.0, 1e4]
 # Formulas differ in their last rounding (gelu's lower tail is cut off in PyTorch: x (1 + erf) / 2 with erf near -1),
-# so the difference is measured against the larger of 1 and the value. Where tanh saturates, 1 - tanh² is the rounding of
-# tanh alone, and gelu_tanh multiplies it by up to x and the slope of its cubic, some hundred roundings together.
+# so the difference is measured against the larger of 1 and the value. Where tanh saturates, 1 - tanh² is the rounding
+# of tanh alone, and gelu_tanh multiplies it by up to x and the slope of its cubic, some hundred roundings together.
 ALLOWED = 1e-13
 
 KNOWN = {
