@@ -11,7 +11,7 @@ from flax import nnx
 
 from compare.legs.flax_function import FlaxFunction, flax_function
 from compare.result import UsageError
-from compare.structure import to_numpy
+from compare.structure import is_floating, to_numpy
 from compare.weight_files import as_tensor, read_weights, write_weights
 from compare.weights import WeightMapping, propose_mapping
 
@@ -35,11 +35,14 @@ def convert(source: Any, target: Any, *, mapping: Mapping[str, Any] | None = Non
     if isinstance(source, torch.nn.Module) and isinstance(target, nnx.Module):
         function, rules = _mapped(source, target, mapping)
         arrays = {name: to_numpy(tensor) for name, tensor in _named(source).items()}
+        _raise_for_kinds(rules.to_flax(arrays), function.leaves)
         _write_flax(target, {**function.leaves, **rules.to_flax(arrays)})
         return rules
     if isinstance(source, nnx.Module) and isinstance(target, torch.nn.Module):
         function, rules = _mapped(target, source, mapping)
-        _write_torch(target, rules.to_torch(function.leaves))
+        arrays = rules.to_torch(function.leaves)
+        _raise_for_kinds(arrays, {name: to_numpy(tensor) for name, tensor in _named(target).items()})
+        _write_torch(target, arrays)
         return rules
     raise UsageError(
         "convert: expected a torch.nn.Module and a flax.nnx.Module, either way round; "
@@ -110,6 +113,21 @@ def _raise_for_misfits(
             faults.append(f"{name}: expected shape {shape}, found {found[name]}{slip}")
     if faults:
         raise UsageError(f"{place}: these weights do not fit the {model}:\n" + "\n".join(f"  {f}" for f in faults))
+
+
+def _raise_for_kinds(given: Mapping[str, np.ndarray], target: Mapping[str, np.ndarray]) -> None:
+    """Refuses to write floats into integers or booleans, or the other way round; a float of another width is cast."""
+    faults = [
+        f"  {name}: expected {target[name].dtype}, found {array.dtype}"
+        for name, array in given.items()
+        if _kind(array) != _kind(target[name])
+    ]
+    if faults:
+        raise UsageError("weights are of another kind of number:\n" + "\n".join(faults))
+
+
+def _kind(array: np.ndarray) -> str:
+    return "floating" if is_floating(array) else array.dtype.kind
 
 
 def _mapped(

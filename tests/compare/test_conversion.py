@@ -176,3 +176,19 @@ def test_bfloat16_parameters_come_back_and_are_stored(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "m.pt")
     convert_files(tmp_path / "m.pt", tmp_path / "m.safetensors", model, port, to="flax")
     assert read_weights(tmp_path / "m.safetensors")["kernel"].dtype == torch.bfloat16
+
+
+def test_floats_are_not_written_into_integers() -> None:
+    class Whole(nnx.Module):
+        def __init__(self) -> None:
+            self.scale = nnx.Param(jnp.zeros(3, jnp.int32))
+
+    class TorchScale(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor([0.3, 0.7, 1.9]))
+
+    target = Whole()
+    with pytest.raises(UsageError, match="scale: expected int32, found float32"):
+        convert(TorchScale(), target)
+    assert not target.scale[...].any()
