@@ -41,11 +41,11 @@ demo: $(VENV)/.installed$(KIND)
 
 test: $(VENV)/.installed-test$(KIND)
 	@echo "== Running all tests with $(WORKERS) workers"
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-core: $(CORE)/.installed
 	@echo "== Running the tests that need no torch with $(PYTHON)"
-	$(CORE)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/fcjax
+	$(CORE)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/fcjax
 
 lint: $(VENV)/.installed-dev$(KIND)
 	$(BIN)/ruff format --check .
