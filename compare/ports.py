@@ -1,7 +1,6 @@
 """The built-in ports: every model of the tutorial as torch, Flax and NumPy, in one table."""
 
 import functools
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from flax import nnx
 import fcjax
 from compare.models import numpy_mlp, numpy_models, torch_models
 from compare.port import Port
+from fcjax.summary import fully_connected_count
 
 __all__ = ["CONSISTENCY_INPUT", "PORTS"]
 
@@ -39,18 +39,13 @@ def _rows(batch: int, features: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((batch, features)).astype(np.float32)
 
 
-def fully_connected(*sizes: int) -> int:
-    """Parameters by formula: the sum of (in + 1) * out over the layers."""
-    return sum((m + 1) * n for m, n in itertools.pairwise(sizes))
-
-
 def _linear(inputs: np.ndarray) -> Port:
     return Port(
         _seeded(lambda: torch_models.TorchModel(3, 5, 2)),
         _undrawn(lambda: fcjax.FlaxModel(3, 5, 2, rngs=nnx.Rngs(0))),
         inputs,
         numpy_model=numpy_models.DiyModel,
-        formula=fully_connected(3, 5, 2),
+        formula=fully_connected_count((3, 5, 2)),
     )
 
 
@@ -60,7 +55,7 @@ def _with_activation() -> Port:
         _undrawn(lambda: fcjax.FlaxModelWithActivation(3, 5, 2, rngs=nnx.Rngs(0))),
         CONSISTENCY_INPUT,
         numpy_model=numpy_models.DiyModelWithActivation,
-        formula=fully_connected(3, 5, 2),
+        formula=fully_connected_count((3, 5, 2)),
     )
 
 
@@ -71,7 +66,7 @@ def _mnist(mode: Any) -> Port:
         _images(4),
         numpy_model=numpy_models.MNISTClassifier,
         mode=mode,
-        formula=fully_connected(784, 512, 256, 10),
+        formula=fully_connected_count((784, 512, 256, 10)),
     )
 
 
@@ -81,7 +76,7 @@ def _regressor() -> Port:
         _undrawn(lambda: fcjax.Regressor(8, rngs=nnx.Rngs(0))),
         _rows(6, 8),
         numpy_model=numpy_models.Regressor,
-        formula=fully_connected(8, 64, 32, 1),
+        formula=fully_connected_count((8, 64, 32, 1)),
     )
 
 
@@ -91,7 +86,7 @@ def _sparse() -> Port:
         _undrawn(lambda: fcjax.SparseLinear(7, 4, rngs=nnx.Rngs(0))),
         _rows(6, 7),
         numpy_model=numpy_models.SparseLinear,
-        formula=fully_connected(7, 4),
+        formula=fully_connected_count((7, 4)),
     )
 
 
@@ -127,7 +122,7 @@ def _init_weights() -> Port:
         flax_model,
         CONSISTENCY_INPUT,
         numpy_model=numpy_models.DiyModelWithActivation,
-        formula=fully_connected(3, 5, 2),
+        formula=fully_connected_count((3, 5, 2)),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from fcjax.layers import Dropout
+from fcjax.wrapped_calls import wrapped_calls
 
 __all__ = ["Activations", "LayerStatistics", "layer_activations", "layer_statistics", "statistics_table"]
 
@@ -120,13 +121,5 @@ def _recorded(model: nnx.Module, names: dict[int, str], calls: list[tuple[str, A
         return call_and_note
 
     kinds = {type(module) for _, module in nnx.iter_modules(model) if id(module) in names}
-    # The class that defines the call, which may be a base of the module's own.
-    definers: set[Any] = {next(base for base in kind.__mro__ if "__call__" in vars(base)) for kind in kinds}
-    originals = {cls: vars(cls)["__call__"] for cls in definers}
-    for cls, call in originals.items():
-        cls.__call__ = recording(call)
-    try:
+    with wrapped_calls(kinds, recording):
         yield
-    finally:
-        for cls, call in originals.items():
-            cls.__call__ = call

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 from flax import nnx
 
+from fcjax.wrapped_calls import wrapped_calls
+
 __all__ = ["LayerRow", "Summary", "fully_connected_count", "growth_table", "parameter_count", "summary"]
 
 
@@ -100,16 +102,8 @@ def _recorded_calls(classes: set[type], calls: dict[int, tuple[Any, Any]]) -> It
 
         return call_and_note
 
-    # The class that defines the call, which may be a base of the module's own.
-    definers = {base for cls in classes for base in cls.__mro__ if "__call__" in vars(base)}
-    originals: dict[Any, Callable[..., Any]] = {cls: vars(cls)["__call__"] for cls in definers}
-    for cls, call in originals.items():
-        cls.__call__ = recording(call)
-    try:
+    with wrapped_calls(classes, recording):
         yield
-    finally:
-        for cls, call in originals.items():
-            cls.__call__ = call
 
 
 def _own_parameters(module: nnx.Module, counted: set[int]) -> int:
