@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import compare
 
-__all__ = ["Case", "Family", "Mistake"]
+__all__ = ["Case", "Family", "Mistake", "entry"]
 
 Check = Literal["check", "check_training", "check_initialization", "check_dropout"]
 
@@ -72,3 +72,10 @@ class Family:
     name: str
     right: Mapping[str, Callable[[], Case]]
     mistakes: tuple[Mistake, ...]
+
+
+def entry(
+    name: str, words: str, make: Callable[[], Case], places: tuple[str, ...], *causes: str, **more: Any
+) -> Mistake:
+    """A ``Mistake`` whose acceptable causes are listed; none where none can be expected."""
+    return Mistake(name, words, make, places, frozenset(causes) or None, **more)

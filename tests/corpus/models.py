@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 
-__all__ = ["ids", "rows", "seeded"]
+__all__ = ["channels_last", "ids", "rows", "seeded"]
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -30,3 +32,8 @@ def rows(*shape: int, seed: int = 0) -> np.ndarray:
 def ids(*shape: int, vocabulary: int, seed: int = 0) -> np.ndarray:
     """Integers from 0 up to, not including, ``vocabulary``."""
     return np.random.default_rng(seed).integers(0, vocabulary, shape)
+
+
+def channels_last(x: jax.Array) -> jax.Array:
+    """(batch, channels, height, width) -> (batch, height, width, channels)"""
+    return jnp.transpose(x, (0, 2, 3, 1))

@@ -1,4 +1,4 @@
-"""A sample of the corpus of planted mistakes, and the runner that judges them; all of it runs in ``make check-corpus``."""
+"""A sample of the planted mistakes, and the runner that judges them; all of them run in ``make check-corpus``."""
 
 import dataclasses
 import json
@@ -17,16 +17,16 @@ MISTAKES = {f"{family.name}/{mistake.name}": mistake for family in FAMILIES.valu
 
 # Cheap ones, of every kind of check and every kind of place.
 SAMPLE = (
-    "between/gelu_tanh",
-    "between/stop_gradient_left",
+    "pointwise/gelu_tanh",
+    "pointwise/stop_gradient_left",
     "between/softmax_axis",
-    "hidden/unit_scale_omitted",
-    "hidden/momentum_default",
+    "fresh/unit_scale_omitted",
+    "fresh/momentum_default",
     "laws/zero_bias",
     "laws/keep_for_rate",
-    "training/adamw_for_adam",
-    "training/loss_halved",
-    "training/stairs_smooth",
+    "optimizers/adamw_for_adam",
+    "schedules_and_losses/loss_halved",
+    "schedules_and_losses/stairs_smooth",
 )
 
 
@@ -105,7 +105,11 @@ def test_the_rates_count_what_was_asked_for() -> None:
     ]
     found = rates(outcomes)
     assert found == {
-        "caught": (1, 2), "located": (1, 2), "named": (0, 1), "false alarms": (1, 2), "inconclusive": (0, 2),
+        "caught": (1, 2),
+        "located": (1, 2),
+        "named": (0, 1),
+        "false alarms": (1, 2),
+        "inconclusive": (0, 2),
     }
 
 

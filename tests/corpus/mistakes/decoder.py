@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from compare import Port
-from tests.corpus.mistake import Case, Family, Mistake
+from tests.corpus.mistake import Case, Family, Mistake, entry
 from tests.corpus.models import ids, seeded
 
 Array = jax.Array
@@ -61,7 +61,7 @@ class TorchDecoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(WORDS, WIDTH)
-        self.layers = nn.ModuleList([TorchDecoderLayer() for _ in range(2)])
+        self.layers = nn.ModuleList([TorchDecoderLayer()])
         self.norm, self.head = TorchRMSNorm(WIDTH), nn.Linear(WIDTH, WORDS, bias=False)
         self.head.weight = self.embed.weight
 
@@ -156,76 +156,111 @@ class DecoderLayer(linen.Module):
 
 
 class Decoder(linen.Module):
-    first: Flaws = Flaws()
-    second: Flaws = Flaws()
+    flaws: Flaws = Flaws()
 
     @linen.compact
     def __call__(self, tokens: Array) -> Array:
         embed = linen.Embed(WORDS, WIDTH, name="embed")
         x = embed(tokens)
-        for index, flaws in enumerate((self.first, self.second)):
-            x = DecoderLayer(flaws, name=f"layers_{index}")(x)
-        return embed.attend(RMSNorm(Flaws(), name="norm")(x) * self.second.head_scale)
+        x = DecoderLayer(self.flaws, name="layers_0")(x)
+        return embed.attend(RMSNorm(Flaws(), name="norm")(x) * self.flaws.head_scale)
 
 
 LINEAR = ("q", "k", "v", "o", "gate", "up", "down")
 PAIRS = {
     f"layers.{i}.{name}.weight": f"layers_{i}.{name}.{'kernel' if name in LINEAR else 'weight'}"
-    for i in range(2) for name in (*LINEAR, "norm1", "norm2")
+    for i in range(1)
+    for name in (*LINEAR, "norm1", "norm2")
 }
 
 
-def case(first: Flaws | None = None, second: Flaws | None = None) -> Case:
-    """A check of the decoder with these flaws in its layers."""
-    model = Decoder(first or Flaws(), second or Flaws())
+def case(**flaws: Any) -> Case:
+    """A check of the decoder with these flaws."""
+    model = Decoder(Flaws(**flaws))
     return Case("check", (Port(seeded(TorchDecoder), model, ids(3, 5, vocabulary=WORDS), mapping=PAIRS),))
 
 
-def mistake(name: str, words: str, places: tuple[str, ...], causes: tuple[str, ...] | None, *flaws: Flaws, **more: Any) -> Any:
-    """Flaws of the second layer alone, unless two are given."""
-    first, second = flaws if len(flaws) == 2 else (None, flaws[0])
-    names = None if causes is None else frozenset(causes)
-    return Mistake(name, words, lambda: case(first, second), places, names, **more)
+def flaw(name: str, words: str, places: tuple[str, ...], *causes: str, behind: Any = None, **flaws: Any) -> Mistake:
+    """A mistake by the names of its flaws."""
+    return entry(name, words, lambda: case(**flaws), places, *causes, behind=behind)
 
 
-SCORES = ("before layers.1.o",)
+SCORES = ("before layers.0.o",)
 NORM = ("inside layers.0.norm1",)
-
-
-def both(**flaws: Any) -> tuple[Flaws, Flaws]:
-    return Flaws(**flaws), Flaws(**flaws)
 
 
 FAMILY = Family(
     "decoder",
     {"plain": case},
     (
-        mistake("rms_epsilon", "epsilon 1e-6 for 1e-5", NORM, ("norm_epsilon",), *both(epsilon=1e-6)),
-        mistake("rms_epsilon_outside", "epsilon added to the root, not under it", NORM, ("norm_epsilon_outside_root",),
-                *both(norm_epsilon_outside=True)),
-        mistake("rms_subtracts_mean", "LayerNorm without bias for RMSNorm", NORM, ("norm_mean_subtracted",), *both(norm_mean=True)),
-        mistake("rms_plus_one", "(1 + weight), as in Gemma", NORM, ("scale_plus_one",), *both(norm_plus_one=True)),
-        mistake("rotary_base", "base 1000 for 10000", SCORES, ("rotary_base",), Flaws(base=1000.0)),
-        mistake("rotary_interleaved", "pairs (0, 1), (2, 3) for halves", SCORES, ("rotary_interleaved",), Flaws(interleaved=True)),
-        mistake("rotary_backwards", "turned the other way", SCORES, ("rotary_sign",), Flaws(sign=-1.0)),
-        mistake("rotary_frequencies", "exponents i/size for 2i/size", SCORES, ("rotary_base",), Flaws(frequency_step=True)),
-        mistake("rotary_on_values", "values turned as well", SCORES, None, Flaws(rotate_values=True)),
-        mistake("rotary_not_on_keys", "keys not turned", SCORES, None, Flaws(rotate_keys=False)),
-        mistake("groups_tiled", "jnp.tile for repeat_interleave over the groups", SCORES, ("repeat_for_tile",), Flaws(tile=True)),
-        mistake("causal_one_late", "each position sees the next", SCORES, ("causal_mask_shifted", "mask_shifted"), Flaws(causal=1)),
-        mistake("causal_strict", "no position sees itself; the first sees all alike", SCORES, ("causal_mask_shifted", "mask_shifted"), Flaws(causal=-1)),
-        mistake("causal_missing", "no causal mask", SCORES, ("mask_missing",), Flaws(causal=9)),
-        mistake("gate_and_up_exchanged", "activation on up, not on gate", ("before layers.1.down",), ("gate_exchanged",),
-                Flaws(gate_swapped=True)),
-        mistake("gelu_gate", "GeGLU for SwiGLU", ("before layers.1.down",), ("activation_swapped",), Flaws(gate_activation=jax.nn.gelu)),
-        mistake("gate_on_product", "silu(gate · up)", ("before layers.1.down",), None, Flaws(gate_on_product=True)),
-        mistake("feed_from_first_norm", "the feed-forward half reads the first norm",
-                ("before layers.1.gate",), ("input_exchanged",), Flaws(feed_from_first_norm=True)),
-        mistake("softmax_in_bfloat16", "softmax in bfloat16", (), ("lower_precision",), Flaws(bfloat16_softmax=True)),
-        mistake("head_scale", "logits scaled by width^-0.5, as T5 does", ("before head", "inside head", "inside"),
-                ("constant_factor",), Flaws(head_scale=WIDTH**-0.5)),
-        mistake("rotary_and_groups", "interleaved rotary in the first layer, tiled groups in the second",
-                ("before layers.0.o",), ("rotary_interleaved",), Flaws(interleaved=True), Flaws(tile=True),
-                behind=frozenset({"repeat_for_tile"})),
+        flaw("rms_epsilon", "epsilon 1e-6 for 1e-5", NORM, "norm_epsilon", epsilon=1e-6),
+        flaw(
+            "rms_epsilon_outside",
+            "epsilon added to the root, not under it",
+            NORM,
+            "norm_epsilon_outside_root",
+            norm_epsilon_outside=True,
+        ),
+        flaw("rms_subtracts_mean", "LayerNorm without bias for RMSNorm", NORM, "norm_mean_subtracted", norm_mean=True),
+        flaw(
+            "rms_plus_one", "(1 + weight), as in Gemma", NORM, "one_plus_factor", "scale_plus_one", norm_plus_one=True
+        ),
+        flaw("rotary_base", "base 1000 for 10000", SCORES, "rotary_base", base=1000.0),
+        flaw("rotary_interleaved", "pairs (0, 1), (2, 3) for halves", SCORES, "rotary_interleaved", interleaved=True),
+        flaw("rotary_backwards", "turned the other way", SCORES, "rotary_sign", sign=-1.0),
+        flaw("rotary_frequencies", "exponents i/size for 2i/size", SCORES, "rotary_base", frequency_step=True),
+        flaw("rotary_on_values", "values turned as well", SCORES, rotate_values=True),
+        flaw("rotary_not_on_keys", "keys not turned", SCORES, rotate_keys=False),
+        flaw("groups_tiled", "jnp.tile for repeat_interleave over the groups", SCORES, "repeat_for_tile", tile=True),
+        flaw("causal_one_late", "each position sees the next", SCORES, "causal_mask_shifted", "mask_shifted", causal=1),
+        flaw(
+            "causal_strict",
+            "no position sees itself; the first sees all alike",
+            SCORES,
+            "causal_mask_shifted",
+            "mask_shifted",
+            causal=-1,
+        ),
+        flaw("causal_missing", "no causal mask", SCORES, "mask_missing", causal=9),
+        flaw(
+            "gate_and_up_exchanged",
+            "activation on up, not on gate",
+            ("before layers.0.down",),
+            "gate_exchanged",
+            gate_swapped=True,
+        ),
+        flaw(
+            "gelu_gate",
+            "GeGLU for SwiGLU",
+            ("before layers.0.down",),
+            "activation_swapped",
+            gate_activation=jax.nn.gelu,
+        ),
+        flaw("gate_on_product", "silu(gate · up)", ("before layers.0.down",), gate_on_product=True),
+        flaw(
+            "feed_from_first_norm",
+            "the feed-forward half reads the first norm",
+            ("before layers.0.gate",),
+            "input_exchanged",
+            feed_from_first_norm=True,
+        ),
+        flaw("softmax_in_bfloat16", "softmax in bfloat16", (), "lower_precision", bfloat16_softmax=True),
+        flaw(
+            "head_scale",
+            "logits scaled by width^-0.5, as T5 does",
+            ("before head", "inside head", "inside"),
+            "constant_factor",
+            head_scale=WIDTH**-0.5,
+        ),
+        flaw(
+            "norm_and_groups",
+            "(1 + weight) in the norms, and tiled groups",
+            NORM,
+            "one_plus_factor",
+            "scale_plus_one",
+            behind=frozenset({"repeat_for_tile"}),
+            norm_plus_one=True,
+            tile=True,
+        ),
     ),
 )

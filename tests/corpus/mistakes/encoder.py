@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from compare import Port
-from tests.corpus.mistake import Case, Family, Mistake
+from tests.corpus.mistake import Case, Family, Mistake, entry
 from tests.corpus.models import ids, seeded
 
 Array = jax.Array
@@ -187,56 +187,113 @@ EMBED = ("before layers.0", "before layers.0.attention", "before layers.0.attent
 BLOCK = ("inside layers.1",)
 
 
-def mistake(name: str, words: str, places: tuple[str, ...], causes: tuple[str, ...] | None, *flaws: Flaws, **more: Any) -> Any:
-    """Flaws of the second layer alone, unless two are given."""
-    first, second = flaws if len(flaws) == 2 else (None, flaws[0])
-    padded = more.pop("padded", True)
-    return Mistake(name, words, lambda: case(first, second, padded), places,
-                   None if causes is None else frozenset(causes), **more)
+def flaw(
+    name: str, words: str, places: tuple[str, ...], *causes: str, both: bool = False, padded: bool = True, **flaws: Any
+) -> Mistake:
+    """A mistake by the names of its flaws, in the second layer or in both."""
+    wrong = Flaws(**flaws)
+    return entry(name, words, lambda: case(wrong if both else None, wrong, padded), places, *causes)
 
 
 FAMILY = Family(
     "encoder",
-    {"padded": case, "full": lambda: case(padded=False), "large_fill": lambda: case(Flaws(fill=-1e30), Flaws(fill=-1e30))},
+    {
+        "padded": case,
+        "full": lambda: case(padded=False),
+        "large_fill": lambda: case(Flaws(fill=-1e30), Flaws(fill=-1e30)),
+    },
     (
-        mistake("scale_by_width", "scores divided by √width, not √head", SCORES, ("attention_scale",), Flaws(scale=WIDTH**-0.5)),
-        mistake("scale_missing", "scores not scaled", SCORES, ("attention_scale",), Flaws(scale=1.0)),
-        mistake("softmax_over_queries", "softmax over the queries", SCORES, ("softmax_axis",),
-                Flaws(softmax_axis=-2, fill=-1e30)),
-        mistake("heads_interleaved", "width split into (size, heads)", SCORES, ("heads_order",), Flaws(heads_first=True)),
-        mistake("heads_not_merged", "no transpose before the heads are merged", SCORES, ("transpose_missing", "heads_order"),
-                Flaws(merge=False)),
-        mistake("query_key_exchanged", "keys ask, queries answer", SCORES, ("query_key_exchanged",), Flaws(swap_qk=True)),
-        mistake("value_from_key", "the value projection is fed the keys",
-                ("before layers.1.attention.v",), ("input_exchanged",), Flaws(v_from_k=True)),
-        mistake("mask_on_queries", "padding mask on the wrong axis", SCORES, ("mask_axis",), Flaws(mask="queries")),
-        mistake("mask_inverted", "padding attended, words hidden", SCORES, ("mask_inverted",), Flaws(mask="inverted")),
-        mistake("mask_missing", "no padding mask", SCORES, ("mask_missing",), Flaws(mask="none")),
-        mistake("mask_missing_on_full_rows", "no padding mask, and the given sentences have no padding",
-                SCORES, ("mask_missing",), Flaws(mask="none"), padded=False),
-        mistake("mask_multiplied", "masked scores set to 0 before the softmax", SCORES, ("mask_value",), Flaws(mask="multiplied")),
-        mistake("mask_after_softmax", "weights masked after the softmax, not renormalised", SCORES, ("mask_after_softmax",),
-                Flaws(mask="after")),
-        mistake("mask_fill_small", "filled with -10 in place of -inf", SCORES, ("mask_value",), Flaws(fill=-10.0)),
-        mistake("mask_one_word_more", "tokens > 1 for tokens != 0: word 1 counts as padding",
-                ("before layers.0", "before layers.0.attention.out"), None, Flaws(mask_shift=1), Flaws(mask_shift=1)),
-        mistake("pre_norm", "pre-norm for post-norm", ("before layers.1.attention", "before layers.1.attention.q",
-                "before layers.1.norm1", "inside layers.1"), ("norm_order",), Flaws(pre_norm=True)),
-        mistake("norm_used_twice", "norm1 in place of norm2", ("inside layers.1.norm2", "before layers.1.norm2", "inside layers.1"),
-                ("module_reused", "weights_shared"), Flaws(same_norm=True)),
-        mistake("embedding_scale", "√width left out", EMBED, ("constant_factor", "scale_missing"), Flaws(embed_scale=False)),
-        mistake("positions_from_one", "positions counted from 1", ("before positions",), ("ids_shifted",), Flaws(first_position=1)),
-        mistake("mean_over_padding", "mean over padding too", POOL, ("mask_missing",), Flaws(pooling="mean")),
-        mistake("divided_by_length", "masked sum divided by the padded length", POOL, None, Flaws(pooling="length")),
-        mistake("first_token", "first position in place of the mean", POOL, ("selected_for_mean",), Flaws(pooling="first")),
-        mistake("gelu_tanh", "tanh GELU in both layers", ("before layers.0.down", "inside layers.0"), ("gelu_approximation",),
-                Flaws(approximate=True), Flaws(approximate=True)),
-        mistake("norm1_epsilon", "default epsilon in norm1", ("inside layers.1.norm1",), ("norm_epsilon",), Flaws(epsilon=1e-6)),
-        mistake("norm1_epsilon_bert", "1e-12, as in BERT", ("inside layers.1.norm1",), ("norm_epsilon",), Flaws(epsilon=1e-12)),
-        mistake("skip_around_attention", "attention's skip connection forgotten", ("before layers.1.norm1",),
-                ("term_missing",), Flaws(skip=False)),
-        mistake("skip_from_attention", "second skip from before the norm", ("before layers.1.norm2",),
-                ("residual_from",), Flaws(attended=True)),
-        mistake("bfloat16_scores", "queries and keys cast to bfloat16", (), ("lower_precision",), Flaws(float16_scores=True)),
+        flaw("scale_by_width", "scores divided by √width, not √head", SCORES, "attention_scale", scale=WIDTH**-0.5),
+        flaw("scale_missing", "scores not scaled", SCORES, "attention_scale", scale=1.0),
+        flaw("softmax_over_queries", "softmax over the queries", SCORES, "softmax_axis", softmax_axis=-2, fill=-1e30),
+        flaw("heads_interleaved", "width split into (size, heads)", SCORES, "heads_order", heads_first=True),
+        flaw(
+            "heads_not_merged",
+            "no transpose before the heads are merged",
+            SCORES,
+            "transpose_missing",
+            "heads_order",
+            merge=False,
+        ),
+        flaw("query_key_exchanged", "keys ask, queries answer", SCORES, "query_key_exchanged", swap_qk=True),
+        flaw(
+            "value_from_key",
+            "the value projection is fed the keys",
+            ("before layers.1.attention.v",),
+            "input_exchanged",
+            v_from_k=True,
+        ),
+        flaw("mask_on_queries", "padding mask on the wrong axis", SCORES, "mask_axis", mask="queries"),
+        flaw("mask_inverted", "padding attended, words hidden", SCORES, "mask_inverted", mask="inverted"),
+        flaw("mask_missing", "no padding mask", SCORES, "mask_missing", mask="none"),
+        flaw(
+            "mask_missing_on_full_rows",
+            "no padding mask, and the given sentences have no padding",
+            SCORES,
+            "mask_missing",
+            padded=False,
+            mask="none",
+        ),
+        flaw("mask_multiplied", "masked scores set to 0 before the softmax", SCORES, "mask_value", mask="multiplied"),
+        flaw(
+            "mask_after_softmax",
+            "weights masked after the softmax, not renormalised",
+            SCORES,
+            "mask_after_softmax",
+            mask="after",
+        ),
+        flaw("mask_fill_small", "filled with -10 in place of -inf", SCORES, "mask_value", fill=-10.0),
+        flaw(
+            "mask_one_word_more",
+            "tokens > 1 for tokens != 0: word 1 counts as padding",
+            ("before layers.0", "before layers.0.attention.out"),
+            both=True,
+            mask_shift=1,
+        ),
+        flaw(
+            "pre_norm",
+            "pre-norm for post-norm",
+            ("before layers.1.attention", "before layers.1.attention.q", "before layers.1.norm1", "inside layers.1"),
+            "norm_order",
+            pre_norm=True,
+        ),
+        flaw(
+            "norm_used_twice",
+            "norm1 in place of norm2",
+            ("inside layers.1.norm2", "before layers.1.norm2", "inside layers.1"),
+            "module_reused",
+            "weights_shared",
+            same_norm=True,
+        ),
+        flaw("embedding_scale", "√width left out", EMBED, "constant_factor", "scale_missing", embed_scale=False),
+        flaw("positions_from_one", "positions counted from 1", ("before positions",), "ids_shifted", first_position=1),
+        flaw("mean_over_padding", "mean over padding too", POOL, "mask_missing", pooling="mean"),
+        flaw("divided_by_length", "masked sum divided by the padded length", POOL, pooling="length"),
+        flaw("first_token", "first position in place of the mean", POOL, "selected_for_mean", pooling="first"),
+        flaw(
+            "gelu_tanh",
+            "tanh GELU in both layers",
+            ("before layers.0.down", "inside layers.0"),
+            "gelu_approximation",
+            both=True,
+            approximate=True,
+        ),
+        flaw("norm1_epsilon", "default epsilon in norm1", ("inside layers.1.norm1",), "norm_epsilon", epsilon=1e-6),
+        flaw("norm1_epsilon_bert", "1e-12, as in BERT", ("inside layers.1.norm1",), "norm_epsilon", epsilon=1e-12),
+        flaw(
+            "skip_around_attention",
+            "attention's skip connection forgotten",
+            ("before layers.1.norm1",),
+            "term_missing",
+            skip=False,
+        ),
+        flaw(
+            "skip_from_attention",
+            "second skip from before the norm",
+            ("before layers.1.norm2",),
+            "residual_from",
+            attended=True,
+        ),
+        flaw("bfloat16_scores", "queries and keys cast to bfloat16", (), "lower_precision", float16_scores=True),
     ),
 )

@@ -68,9 +68,15 @@ class TorchDropout(nn.Module):
 class FlaxDropout(nnx.Module):
     """Dropout by ``drop(x, rate)``, Flax's own unless told otherwise."""
 
-    def __init__(self, rates: tuple[float, float] = (0.2, 0.4), drop: Callable[..., Array] | None = None, **how: Any) -> None:
+    def __init__(
+        self, rates: tuple[float, float] = (0.2, 0.4), drop: Callable[..., Array] | None = None, **how: Any
+    ) -> None:
         rngs = nnx.Rngs(0)
-        self.fc1, self.fc2, self.fc3 = nnx.Linear(6, 10, rngs=rngs), nnx.Linear(10, 10, rngs=rngs), nnx.Linear(10, 3, rngs=rngs)
+        self.fc1, self.fc2, self.fc3 = (
+            nnx.Linear(6, 10, rngs=rngs),
+            nnx.Linear(10, 10, rngs=rngs),
+            nnx.Linear(10, 3, rngs=rngs),
+        )
         self.drop1, self.drop2 = (nnx.Dropout(rate, rngs=nnx.Rngs(7 + i), **how) for i, rate in enumerate(rates))
 
     def __call__(self, x: Array) -> Array:
@@ -116,20 +122,45 @@ FAMILY = Family(
     (
         law("flax_default", "Flax's default kernel law", "init_lecun_normal", fc=init.lecun_normal()),
         law("zero_bias", "zeros for torch's uniform bias", "init_zeros", fc_bias=init.zeros_init()),
-        law("he_uniform", "he_uniform taken for torch's kaiming_uniform_(a=√5)", "init_he_uniform", fc=init.he_uniform()),
+        law(
+            "he_uniform", "he_uniform taken for torch's kaiming_uniform_(a=√5)", "init_he_uniform", fc=init.he_uniform()
+        ),
         law("gain_missing", "gain of tanh left out", "init_xavier_uniform", out=init.xavier_uniform()),
-        law("xavier_normal", "Xavier normal for uniform, of the same variance", "init_xavier_normal", "init_truncated_normal", "init_normal",
-            out=init.variance_scaling((5 / 3) ** 2, "fan_avg", "truncated_normal")),
-        law("fan_in_for_out", "fan_in for fan_out in a convolution", "init_he_normal_untruncated", conv=untruncated(2.0, "fan_in")),
-        law("truncated", "cut off at two standard deviations: torch's kaiming_normal_ is not", "init_lecun_normal",  # the same law here: fan_out is twice fan_in
-           
-            conv=init.variance_scaling(2.0, "fan_out", "truncated_normal")),
-        law("embedding_default", "Flax's embedding law", "init_lecun_normal_untruncated", embed=init.variance_scaling(1.0, "fan_in", "normal", out_axis=0)),
+        law(
+            "xavier_normal",
+            "Xavier normal for uniform, of the same variance",
+            "init_xavier_normal",
+            "init_truncated_normal",
+            "init_normal",
+            out=init.variance_scaling((5 / 3) ** 2, "fan_avg", "truncated_normal"),
+        ),
+        law(
+            "fan_in_for_out",
+            "fan_in for fan_out in a convolution",
+            "init_he_normal_untruncated",
+            conv=untruncated(2.0, "fan_in"),
+        ),
+        law(
+            "truncated",
+            "cut off at two standard deviations: torch's kaiming_normal_ is not",
+            "init_lecun_normal",  # the same law here: fan_out is twice fan_in
+            conv=init.variance_scaling(2.0, "fan_out", "truncated_normal"),
+        ),
+        law(
+            "embedding_default",
+            "Flax's embedding law",
+            "init_lecun_normal_untruncated",
+            embed=init.variance_scaling(1.0, "fan_in", "normal", out_axis=0),
+        ),
         law("embedding_std", "0.01 for 0.02", "init_normal", embed=init.normal(0.01)),
         random("rate", "0.5 for 0.4", lambda: FlaxDropout((0.2, 0.5)), "dropout_rate"),
         random("rates_exchanged", "rates of the two layers exchanged", lambda: FlaxDropout((0.4, 0.2)), "dropout_rate"),
-        random("keep_for_rate", "keep probabilities for rates", lambda: FlaxDropout((0.8, 0.6)), "dropout_keep_for_rate"),
-        random("broadcast", "one decision for a whole row", lambda: FlaxDropout(broadcast_dims=(1,)), "dropout_broadcast"),
+        random(
+            "keep_for_rate", "keep probabilities for rates", lambda: FlaxDropout((0.8, 0.6)), "dropout_keep_for_rate"
+        ),
+        random(
+            "broadcast", "one decision for a whole row", lambda: FlaxDropout(broadcast_dims=(1,)), "dropout_broadcast"
+        ),
         random("always_on", "second dropout on in evaluation", OnAlways, "dropout_on_in_eval"),
         random("forgotten", "first dropout forgotten", Forgotten, "dropout_missing"),
         random("one_key", "a constant key for both layers", OneStream, "dropout_key_reused", "dropout_same_every_call"),

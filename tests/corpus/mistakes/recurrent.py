@@ -112,7 +112,9 @@ class Cells(nnx.Module):
 
 
 class FlaxLSTM(nnx.Module):
-    def __init__(self, bidirectional: bool = False, *, flipped: bool = True, reversed_order: bool = False, **how: Any) -> None:
+    def __init__(
+        self, bidirectional: bool = False, *, flipped: bool = True, reversed_order: bool = False, **how: Any
+    ) -> None:
         self.forward, self.how = Cells(INPUT), how
         self.backward = Cells(INPUT) if bidirectional else None
         self.flipped, self.reversed_order = flipped, reversed_order
@@ -147,7 +149,9 @@ def lstm(bidirectional: bool = False, **how: Any) -> Case:
     return Case("check", (port,))
 
 
-def unrolled(name: str, words: str, places: tuple[str, ...], causes: tuple[str, ...] | None, flaws: Flaws, **more: Any) -> Mistake:
+def unrolled(
+    name: str, words: str, places: tuple[str, ...], causes: tuple[str, ...] | None, flaws: Flaws, **more: Any
+) -> Mistake:
     return Mistake(name, words, lambda: gru(flaws), places, None if causes is None else frozenset(causes), **more)
 
 
@@ -157,24 +161,73 @@ FAMILY = Family(
     "recurrent",
     {"gru": gru, "lstm": lstm, "bidirectional": lambda: lstm(True)},
     (
-        unrolled("reset_before", "reset gate applied to the state, not to its projection (Keras's v1)", NEXT, None,
-                 Flaws(reset_before=True)),
-        unrolled("update_inverted", "z and 1 - z exchanged", NEXT, ("operands_exchanged",), Flaws(update_inverted=True)),
-        unrolled("gates_exchanged", "reset and update gates exchanged", NEXT, ("chunks_swapped",), Flaws(gates=(1, 0, 2))),
+        unrolled(
+            "reset_before",
+            "reset gate applied to the state, not to its projection (Keras's v1)",
+            NEXT,
+            None,
+            Flaws(reset_before=True),
+        ),
+        unrolled(
+            "update_inverted", "z and 1 - z exchanged", NEXT, ("operands_exchanged",), Flaws(update_inverted=True)
+        ),
+        unrolled(
+            "gates_exchanged", "reset and update gates exchanged", NEXT, ("chunks_swapped",), Flaws(gates=(1, 0, 2))
+        ),
         unrolled("start_of_ones", "first state of ones", ("before h",), None, Flaws(start=1.0)),
-        unrolled("backwards", "the sequence read backwards", ("before x",), ("sequence_reversed",), Flaws(backwards=True)),
+        unrolled(
+            "backwards", "the sequence read backwards", ("before x",), ("sequence_reversed",), Flaws(backwards=True)
+        ),
         unrolled("mean_state", "mean of the states in place of the last", ("before norm",), None, Flaws(last="mean")),
-        unrolled("relu_candidate", "ReLU for tanh in the candidate", NEXT, ("activation_swapped",), Flaws(tanh=jax.nn.relu)),
-        unrolled("truncated", "gradient stopped between steps", ("before h", "inside x", "inside h"), ("gradient_stopped",),
-                 Flaws(truncated=True), direction="backward"),
+        unrolled(
+            "relu_candidate", "ReLU for tanh in the candidate", NEXT, ("activation_swapped",), Flaws(tanh=jax.nn.relu)
+        ),
+        unrolled(
+            "truncated",
+            "gradient stopped between steps",
+            ("before h", "inside x", "inside h"),
+            ("gradient_stopped",),
+            Flaws(truncated=True),
+            direction="backward",
+        ),
         unrolled("one_step_short", "the last step left out", ("before norm", "before h"), None, Flaws(steps=1)),
-        Mistake("gate_order", "gates in Keras's order, i f c o as i o f c", lambda: lstm(order="iofg"), LAYER, frozenset({"gate_order"})),
-        Mistake("gate_order_cell", "cell gate and output gate exchanged", lambda: lstm(order="ifog"), LAYER, frozenset({"gate_order"})),
-        Mistake("forget_bias", "a forget bias of 1 added, as in TensorFlow", lambda: lstm(forget_bias=1.0), LAYER, frozenset({"forget_bias"})),
-        Mistake("cell_for_state", "cell states returned", lambda: lstm(cell=True), LAYER, frozenset({"cell_for_state"})),
-        Mistake("not_flipped_back", "backward states left in reversed order", lambda: lstm(True, flipped=False), LAYER,
-                frozenset({"sequence_reversed"})),
-        Mistake("directions_exchanged", "backward states first", lambda: lstm(True, reversed_order=True), LAYER,
-                frozenset({"concatenation_order"})),
+        Mistake(
+            "gate_order",
+            "gates in Keras's order, i f c o as i o f c",
+            lambda: lstm(order="iofg"),
+            LAYER,
+            frozenset({"gate_order"}),
+        ),
+        Mistake(
+            "gate_order_cell",
+            "cell gate and output gate exchanged",
+            lambda: lstm(order="ifog"),
+            LAYER,
+            frozenset({"gate_order"}),
+        ),
+        Mistake(
+            "forget_bias",
+            "a forget bias of 1 added, as in TensorFlow",
+            lambda: lstm(forget_bias=1.0),
+            LAYER,
+            frozenset({"forget_bias"}),
+        ),
+        Mistake(
+            "cell_for_state", "cell states returned", lambda: lstm(cell=True), LAYER, frozenset({"cell_for_state"})
+        ),
+        Mistake(
+            "not_flipped_back",
+            "backward states left in reversed order",
+            lambda: lstm(True, flipped=False),
+            LAYER,
+            frozenset({"sequence_reversed"}),
+        ),
+        Mistake(
+            "directions_exchanged",
+            "backward states first",
+            lambda: lstm(True, reversed_order=True),
+            LAYER,
+            frozenset({"concatenation_order"}),
+        ),
     ),
 )
