@@ -132,7 +132,7 @@ def test_a_picture_keeps_the_largest_difference_of_every_cell() -> None:
     found = reference.copy()
     found[1, 49, 129], found[0, 0, 0] = -3.0, 1.0
     drawn = picture("x", "case", reference, found, 1e-12)
-    assert len(drawn.cells) == 48 and len(drawn.cells[0]) == 48
+    assert (len(drawn.cells), len(drawn.cells[0])) == (48, 48)
     assert (drawn.index, drawn.cell, drawn.expected, drawn.found) == ((1, 49, 129), (47, 47), 0.0, -3.0)
     assert drawn.cells[0][0] == 1.0
     assert sum(cell > 0 for row in drawn.cells for cell in row) == 2
@@ -142,7 +142,7 @@ def test_a_picture_keeps_the_largest_difference_of_every_cell() -> None:
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 3, 4)])
 def test_a_picture_of_any_shape(shape: tuple[int, ...]) -> None:
     drawn = picture("x", "case", np.zeros(shape), np.full(shape, 0.5), 0.0)
-    assert drawn.expected == 0.0 and drawn.found == 0.5
+    assert (drawn.expected, drawn.found) == (0.0, 0.5)
     assert all(cell == 0.5 for row in drawn.cells for cell in row)
 
 
