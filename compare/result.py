@@ -118,6 +118,7 @@ class Report:
         causes: what, likeliest first.
         numbers: the figures of the table of models: parameter counts and errors.
         settings: precision switches and versions in force.
+        mapping: a row for each array: torch, flax, transform (in words) and found (what proposed the pair).
     """
 
     name: str
@@ -126,6 +127,7 @@ class Report:
     causes: tuple[Cause, ...] = ()
     numbers: dict[str, Any] = dataclasses.field(default_factory=dict)
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    mapping: list[dict[str, str]] = dataclasses.field(default_factory=list)
 
     @property
     def status(self) -> ReportStatus:
