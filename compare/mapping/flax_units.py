@@ -26,7 +26,7 @@ _ROLES = {
     "running_var": "var",
 }
 # Leaves of Flax's recurrent cells: kind -> how their submodules name each side and gate.
-_CELLS = {
+_CELLS: dict[str, dict[tuple[str, str], tuple[str, ...]]] = {
     "LSTM": {("ih", g): (f"i{g}", f"i{g}_") for g in "ifgo"} | {("hh", g): (f"h{g}",) for g in "ifgo"},
     "GRU": {("ih", g): (f"i{g}", f"i{g}_") for g in "rzn"} | {("hh", g): (f"h{g}",) for g in "rzn"},
     "RNN": {("ih", "h"): ("i", "dense_i"), ("hh", "h"): ("h", "dense_h")},
@@ -116,7 +116,7 @@ def _cells(owners: Mapping[str, Mapping[str, Slot]]) -> list[Holder]:
         for kind, layers in _CELLS.items():
             chosen = {key: next((n for n in options if n in names), "") for key, options in layers.items()}
             if all(name and "kernel" in owners[prefix + name] for name in chosen.values()):
-                slots: Mapping[str, Slot] = {
+                slots = {
                     f"{side}.{gate}.{role}": owners[f"{prefix}{name}"][leaf]
                     for (side, gate), name in chosen.items()
                     for leaf, role in (("kernel", "weight"), ("bias", "bias"))
