@@ -120,7 +120,9 @@ def _report(port: Port) -> Report:
         causes=diagnosis.causes,
         numbers={"parameters": counts, **_numbers(results, evidence)},
         settings=_settings(port, legs, refused, diagnosis.note),
-<<<<<<< HEAD
+        layers=layer_errors(diagnosis.places),
+        worst_array=worst_array(evidence),
+        gradient_norms=gradient_norms(evidence[0]) if evidence else {},
         mapping=rows(mapping),
     )
 
@@ -141,18 +143,8 @@ def _mapping(port: Port, function: FlaxFunction, legs: Legs) -> WeightMapping:
     return judge_influence(settle(mapping, legs, case()), legs, case())
 
 
-def _diagnosis(legs: Legs, mapping: WeightMapping, evidence: tuple[Evidence, ...], strict: bool) -> Diagnosis:
-    """Where and what, if outputs or gradients differ."""
-=======
-        layers=layer_errors(diagnosis.places),
-        worst_array=worst_array(evidence),
-        gradient_norms=gradient_norms(evidence[0]) if evidence else {},
-    )
-
-
 def _diagnosis(legs: Legs, mapping: WeightMapping, evidence: tuple[Evidence, ...], port: Port) -> Diagnosis:
     """Where and what, if outputs or gradients differ; else how well each layer agrees, where that is asked for."""
->>>>>>> main
     failing = [
         item
         for item in evidence
