@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -62,6 +62,7 @@ def check(
     train: bool = False,
     json: Path | None = None,
     seed: int = 0,
+    mutants: int = 0,
 ) -> int:
     """Checks a port: one import path of a compare.Port, or two of functions that make the torch and the Flax model.
 
@@ -72,6 +73,7 @@ def check(
         train: compare in training mode, with the same dropout masks on both sides.
         json: also write the report to this file.
         seed: of drawn inputs, redrawn weights and masks.
+        mutants: also plant up to this many small mistakes in the torch model, and say how many the check would notice.
     """
     _quiet_gpu_memory()
     import dataclasses
@@ -98,8 +100,16 @@ def check(
             mode="train" if train else "eval",
             seed=seed,
         )
-    report = check_port(port)
+    with _status(f"checking {port.title}"):
+        report = check_port(port)
     print(report.text())
+    if mutants:
+        from compare.mutation import mutation_score
+
+        with _status(f"planting mistakes in {port.title}"):
+            score = mutation_score(port, max_mutants=mutants)
+        report = dataclasses.replace(report, numbers={**report.numbers, "mutants": dataclasses.asdict(score)})
+        print(f"  mutants: {score.text()}")
     if json is not None:
         _write(json, report.to_json())
     return _code(report)
@@ -128,6 +138,15 @@ def convert(
     mapping = convert_files(source, target, torch_model, flax_model, to=to)
     print(f"{target}: {len(mapping.rules)} arrays written for {to}")
     return EQUAL
+
+
+def _status(words: str) -> AbstractContextManager[object]:
+    """A line that moves while something long goes on, on a terminal's standard error."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(words)
 
 
 def _quiet_gpu_memory() -> None:
