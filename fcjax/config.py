@@ -1,5 +1,6 @@
 """The settings of a training run: one frozen dataclass, from which the command line is made. Imports no jax."""
 
+import difflib
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Annotated, Literal, get_args
 import tyro
 
 __all__ = ["MODELS", "OPTIMIZERS", "SCHEDULES", "STRATEGIES", "TASKS", "TrainConfig", "UsageError"]
+__all__ += ["expect_one_of", "nearest"]
 
 
 class UsageError(ValueError):
@@ -19,6 +21,20 @@ Strategy = Literal["pmap", "jit", "shard"]
 Optimizer = Literal["sgd", "momentum", "adam", "adamw", "rmsprop"]
 Schedule = Literal["cosine", "constant", "step"]
 Model = Literal["article", "mlp"]
+Activation = Literal[
+    "linear",
+    "relu",
+    "leaky_relu",
+    "elu",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "sigmoid",
+    "tanh",
+    "softplus",
+    "softmax",
+    "log_softmax",
+]
 Kind = Literal["auto", "classification", "regression"]
 Preset = Literal["article", "best"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -59,7 +75,7 @@ class TrainConfig:
     A table has an MLP."""
     hidden: tuple[int, ...] = (512, 256)
     """Widths of the hidden layers of an MLP."""
-    activation: str = "relu"
+    activation: Activation = "relu"
     """Hidden activation of an MLP."""
     dropout: float | None = None
     """Dropout rate after each hidden layer; where not given 0.2, and 0 in the article's network for prices."""
@@ -134,14 +150,15 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raises a ``UsageError`` that names the first field out of range, what was expected and what was found."""
-        _one_of("task", self.task, TASKS)
-        _one_of("model", self.model, MODELS)
-        _one_of("optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("schedule", self.schedule, SCHEDULES)
-        _one_of("strategy", self.strategy, STRATEGIES)
-        _one_of("precision", self.precision, get_args(Precision))
-        _one_of("matmul", self.matmul, get_args(Matmul))
-        _one_of("kind", self.kind, get_args(Kind))
+        expect_one_of("task", self.task, TASKS)
+        expect_one_of("model", self.model, MODELS)
+        expect_one_of("activation", self.activation, get_args(Activation))
+        expect_one_of("optimizer", self.optimizer, OPTIMIZERS)
+        expect_one_of("schedule", self.schedule, SCHEDULES)
+        expect_one_of("strategy", self.strategy, STRATEGIES)
+        expect_one_of("precision", self.precision, get_args(Precision))
+        expect_one_of("matmul", self.matmul, get_args(Matmul))
+        expect_one_of("kind", self.kind, get_args(Kind))
         self._check_table()
         if self.swept and self.seeds > 1:
             raise UsageError(f"sweep: expected with one seed, found {self.seeds}")
@@ -228,9 +245,17 @@ class TrainConfig:
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
-def _one_of(name: str, found: str, expected: tuple[str, ...]) -> None:
+def nearest(found: str, expected: tuple[str, ...]) -> str | None:
+    """The one of ``expected`` that ``found`` is a slip of, if it looks like one."""
+    return next(iter(difflib.get_close_matches(found.lower(), expected, 1)), None)
+
+
+def expect_one_of(name: str, found: str, expected: tuple[str, ...]) -> None:
+    """Raises a ``UsageError`` that lists what was expected, and says what looks most like ``found``."""
     if found not in expected:
-        raise UsageError(f"{name}: expected one of {', '.join(expected)}; found {found!r}")
+        near = nearest(found, expected)
+        hint = f"; did you mean {near}?" if near else ""
+        raise UsageError(f"{name}: expected one of {', '.join(expected)}; found {found!r}{hint}")
 
 
 def _whole_number(name: str, found: object, least: int) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fcjax.config import TrainConfig, UsageError
+from fcjax.config import TrainConfig
 from fcjax.datasets import Dataset
 from fcjax.distributed import connect, explaining_a_lost_process, refuse_disagreement
 from fcjax.ensemble import ensemble_figures
@@ -24,6 +24,7 @@ from fcjax.progress import Reporter
 from fcjax.recording import Recorder
 from fcjax.run import Run, TrainingError
 from fcjax.run_directory import RunDirectory
+from fcjax.task_data import refuse_large_batch
 from fcjax.train_state import TrainState, count_parameters
 from fcjax.train_step import Learner
 
@@ -85,11 +86,7 @@ def fit(
     """
     config = config or TrainConfig()
     config.check()
-    if config.batch_size > len(dataset.train):
-        raise UsageError(
-            f"batch_size: expected at most {len(dataset.train)}, the size of the training set of "
-            f"{dataset.name}; found {config.batch_size}"
-        )
+    refuse_large_batch(config, dataset)
     started = time.perf_counter()
     connect(config)
     refuse_disagreement(config, dataset)
