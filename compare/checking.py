@@ -16,7 +16,7 @@ from compare.checks.outputs import check_outputs
 from compare.checks.parameters import check_parameters, check_weights, count_parameters
 from compare.checks.precision import GRADIENT_PREFIX, check_precision
 from compare.checks.statistics import check_statistics
-from compare.diagnose import Diagnosis, diagnose
+from compare.diagnose import Diagnosis, diagnose, trace_places
 from compare.evidence import Evidence, LegError, Legs, gather, largest_output, sentence_of
 from compare.hypotheses.precision import FAST_VARIANCE, rerun, without_fast_variance
 from compare.legs.dropout import MaskMismatchError, UnseenMaskError
@@ -26,6 +26,7 @@ from compare.legs.numpy_leg import NumpyLeg
 from compare.legs.run import Case
 from compare.legs.torch_leg import TorchLeg
 from compare.port import Port
+from compare.profile import gradient_norms, layer_errors, worst_array
 from compare.result import Cause, CheckResult, Report, UsageError
 from compare.settling import settle
 from compare.structure import Call, Inputs, as_call
@@ -105,7 +106,7 @@ def _report(port: Port) -> Report:
             results.append(CheckResult("outputs", "inconclusive", str(error)))
         except LegError as error:
             results.append(CheckResult("outputs", "failed" if error.leg == "flax" else "error", str(error)))
-    diagnosis = _diagnosis(legs, mapping, evidence, port.strict)
+    diagnosis = _diagnosis(legs, mapping, evidence, port)
     if any(result.name == "precision" and result.status == "failed" for result in results):
         diagnosis = dataclasses.replace(
             diagnosis, causes=(*diagnosis.causes, *_precision_causes(port, mapping, evidence))
@@ -117,18 +118,23 @@ def _report(port: Port) -> Report:
         causes=diagnosis.causes,
         numbers={"parameters": counts, **_numbers(results, evidence)},
         settings=_settings(port, legs, refused, diagnosis.note),
+        layers=layer_errors(diagnosis.places),
+        worst_array=worst_array(evidence),
+        gradient_norms=gradient_norms(evidence[0]) if evidence else {},
     )
 
 
-def _diagnosis(legs: Legs, mapping: WeightMapping, evidence: tuple[Evidence, ...], strict: bool) -> Diagnosis:
-    """Where and what, if outputs or gradients differ."""
+def _diagnosis(legs: Legs, mapping: WeightMapping, evidence: tuple[Evidence, ...], port: Port) -> Diagnosis:
+    """Where and what, if outputs or gradients differ; else how well each layer agrees, where that is asked for."""
     failing = [
         item
         for item in evidence
-        if (strict or not item.case.kinks)
+        if (port.strict or not item.case.kinks)
         and "failed" in (check_outputs([item], strict=True).status, check_gradients([item], strict=True).status)
     ]
     try:
+        if not failing and evidence and port.profile:
+            return Diagnosis(None, places=trace_places(legs, mapping, evidence[0]))
         return diagnose(legs, mapping, failing)
     except Exception as error:  # the verdict stands, whatever a model does while it is watched
         return Diagnosis(None, note=f"the search for the place and the cause broke off: {sentence_of(error)}")

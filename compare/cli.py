@@ -61,6 +61,7 @@ def check(
     input: tuple[str, ...] = (),
     train: bool = False,
     json: Path | None = None,
+    html: Path | None = None,
     seed: int = 0,
 ) -> int:
     """Checks a port: one import path of a compare.Port, or two of functions that make the torch and the Flax model.
@@ -71,6 +72,7 @@ def check(
         input: shape and dtype of each positional input of the two models, for example 8x784 or 4x16:int64.
         train: compare in training mode, with the same dropout masks on both sides.
         json: also write the report to this file.
+        html: also write the report to this file, as one page for a browser.
         seed: of drawn inputs, redrawn weights and masks.
     """
     _quiet_gpu_memory()
@@ -98,10 +100,12 @@ def check(
             mode="train" if train else "eval",
             seed=seed,
         )
-    report = check_port(port)
+    report = check_port(dataclasses.replace(port, profile=port.profile or html is not None))
     print(report.text())
     if json is not None:
         _write(json, report.to_json())
+    if html is not None:
+        _write(html, report.to_html())
     return _code(report)
 
 

@@ -38,6 +38,8 @@ class Port:
         strict: whether differences that arise only at ties and zeros count as failures.
         seed: of redrawn weights, probes, cotangents and masks.
         expected_failures: check name -> reason: such a failure is reported as a note.
+        profile: whether the report of a port that passes holds the error of every layer too, which takes a traced run
+            of both models more. One that fails always does.
     """
 
     torch_model: torch.nn.Module
@@ -59,6 +61,7 @@ class Port:
     strict: bool = False
     seed: int = 0
     expected_failures: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    profile: bool = False
 
     def __post_init__(self) -> None:
         """Raises ``UsageError`` for a field of the wrong kind."""

@@ -36,8 +36,8 @@ def test_codes_and_mixed_units_stay_text(texts: list[str]) -> None:
 @given(st.lists(st.sampled_from(["1", "-2.5", "1,5", "1e3", "1.234,5", "1,234.5", "x", "1_0", "٣", "inf"]), max_size=4))
 def test_all_numbers_at_once_are_those_one_by_one(texts: list[str]) -> None:
     for mark in (".", ","):
-        one_by_one = [parse_number(text, mark) for text in texts]  # type: ignore[arg-type]
-        found = parse_numbers(texts, mark)  # type: ignore[arg-type]
+        one_by_one = [parse_number(text, mark) for text in texts]
+        found = parse_numbers(texts, mark)
         if not texts or None in one_by_one:
             assert found is None
         else:
