@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import tyro
 
-from fcjax.config import UsageError, expect_one_of, nearest
+from fcjax.expectations import UsageError, expect_one_of, nearest
 
 __all__ = ["explain", "given_options", "in_one_line"]
 

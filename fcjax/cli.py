@@ -94,7 +94,7 @@ def train(config: TrainConfig, given: Set[str] = frozenset()) -> None:
     config.check()
     refuse_idle_settings(config, given)
     from fcjax.run_directory import RunDirectory
-    from fcjax.task_data import load_data, refuse_large_batch
+    from fcjax.task_data import load_data, refuse_for_data, sized_for
 
     run_dir = config.run_dir or Path("runs") / f"{config.task}-{datetime.now():%Y%m%d-%H%M%S}"
     config = replace(config, run_dir=run_dir)
@@ -102,7 +102,9 @@ def train(config: TrainConfig, given: Set[str] = frozenset()) -> None:
         RunDirectory(run_dir).refuse_existing()
     with _data_errors():
         dataset, preprocessing = load_data(config)
-        refuse_large_batch(config, dataset)
+        if config.task == "table":
+            config = sized_for(config, dataset, given)
+        refuse_for_data(config, dataset)
         for note in preprocessing.notes if preprocessing else ():
             print(f"note: {note}")
         _train(config, dataset, preprocessing)

@@ -1,6 +1,5 @@
 """The settings of a training run: one frozen dataclass, from which the command line is made. Imports no jax."""
 
-import difflib
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -8,13 +7,12 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
+from fcjax.expectations import UsageError
+from fcjax.expectations import expect_number as _number
+from fcjax.expectations import expect_one_of as _one_of
+from fcjax.expectations import expect_whole_number as _whole_number
+
 __all__ = ["MODELS", "OPTIMIZERS", "SCHEDULES", "STRATEGIES", "TASKS", "TrainConfig", "UsageError"]
-__all__ += ["expect_one_of", "nearest"]
-
-
-class UsageError(ValueError):
-    """What the user asked for can't be done; the message says in one sentence what was expected and found."""
-
 
 Task = Literal["digits", "mnist", "fashion", "housing", "california", "table"]
 Strategy = Literal["pmap", "jit", "shard"]
@@ -68,6 +66,9 @@ class TrainConfig:
     """What means a missing entry, besides the usual marks (with table only)."""
     validation: float | None = None
     """Share of the training rows that is held out for choices; where not given 0.15 of a table, else none."""
+    patience: int | None = None
+    """Stop when the validation loss has not fallen for so many epochs, and take the weights of its best epoch. Where
+    not given a table's validation part chooses the best epoch too; 0 for the last epoch as it is."""
     preset: Preset | None = None
     """Starting values of the other settings: article trains as the article does, best by the best recipe known."""
     model: Model = "article"
@@ -82,9 +83,9 @@ class TrainConfig:
     input_dropout: float = 0.0
     """Dropout rate of the inputs."""
     epochs: int = 20
-    """Passes over the training set."""
+    """Passes over the training set; of a table, where not given, more the smaller it is."""
     batch_size: int = 128
-    """Samples per step, over all devices together."""
+    """Samples per step, over all devices together; of a table, where not given, 8 to 256 by its size."""
     optimizer: Optimizer = "adam"
     """Update rule, with PyTorch's defaults."""
     learning_rate: float = 1e-3
@@ -150,21 +151,23 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raises a ``UsageError`` that names the first field out of range, what was expected and what was found."""
-        expect_one_of("task", self.task, TASKS)
-        expect_one_of("model", self.model, MODELS)
-        expect_one_of("activation", self.activation, get_args(Activation))
-        expect_one_of("optimizer", self.optimizer, OPTIMIZERS)
-        expect_one_of("schedule", self.schedule, SCHEDULES)
-        expect_one_of("strategy", self.strategy, STRATEGIES)
-        expect_one_of("precision", self.precision, get_args(Precision))
-        expect_one_of("matmul", self.matmul, get_args(Matmul))
-        expect_one_of("kind", self.kind, get_args(Kind))
+        _one_of("task", self.task, TASKS)
+        _one_of("model", self.model, MODELS)
+        _one_of("activation", self.activation, get_args(Activation))
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        _one_of("strategy", self.strategy, STRATEGIES)
+        _one_of("precision", self.precision, get_args(Precision))
+        _one_of("matmul", self.matmul, get_args(Matmul))
+        _one_of("kind", self.kind, get_args(Kind))
         self._check_table()
         if self.swept and self.seeds > 1:
             raise UsageError(f"sweep: expected with one seed, found {self.seeds}")
         for name in ("epochs", "batch_size", "seeds", "segments", "keep_checkpoints"):
             _whole_number(name, getattr(self, name), least=1)
         _whole_number("seed", self.seed, least=0)
+        if self.patience is not None:
+            _whole_number("patience", self.patience, least=0)
         if self.checkpoint_every is not None:
             _whole_number("checkpoint_every", self.checkpoint_every, least=1)
         if not self.checkpoint_seconds >= 0:
@@ -243,26 +246,3 @@ class TrainConfig:
         """All fields as plain JSON values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-
-
-def nearest(found: str, expected: tuple[str, ...]) -> str | None:
-    """The one of ``expected`` that ``found`` is a slip of, if it looks like one."""
-    return next(iter(difflib.get_close_matches(found.lower(), expected, 1)), None)
-
-
-def expect_one_of(name: str, found: str, expected: tuple[str, ...]) -> None:
-    """Raises a ``UsageError`` that lists what was expected, and says what looks most like ``found``."""
-    if found not in expected:
-        near = nearest(found, expected)
-        hint = f"; did you mean {near}?" if near else ""
-        raise UsageError(f"{name}: expected one of {', '.join(expected)}; found {found!r}{hint}")
-
-
-def _whole_number(name: str, found: object, least: int) -> None:
-    if isinstance(found, bool) or not isinstance(found, int) or found < least:
-        raise UsageError(f"{name}: expected a whole number of at least {least}, found {found!r}")
-
-
-def _number(name: str, found: float | None, above: bool) -> None:
-    if found is not None and not (math.isfinite(found) and (found > 0 if above else found >= 0)):
-        raise UsageError(f"{name}: expected a finite number {'above' if above else 'of at least'} 0, found {found}")

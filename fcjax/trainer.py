@@ -24,7 +24,7 @@ from fcjax.progress import Reporter
 from fcjax.recording import Recorder
 from fcjax.run import Run, TrainingError
 from fcjax.run_directory import RunDirectory
-from fcjax.task_data import refuse_large_batch
+from fcjax.task_data import refuse_for_data
 from fcjax.train_state import TrainState, count_parameters
 from fcjax.train_step import Learner
 
@@ -86,7 +86,7 @@ def fit(
     """
     config = config or TrainConfig()
     config.check()
-    refuse_large_batch(config, dataset)
+    refuse_for_data(config, dataset)
     started = time.perf_counter()
     connect(config)
     refuse_disagreement(config, dataset)
@@ -145,7 +145,7 @@ def _report(run: Run, seconds: float, reporter: Reporter) -> None:
 
 def _result(run: Run, learner: Learner, about: dict[str, Any], started: float) -> FitResult:
     """Trained modules and the summary."""
-    config, last = run.config, run.history[-1]
+    config, figures = run.config, run.settle()
     state = jax.device_get(run.state)
     replicas = [state] if config.replicas == 1 else [_replica(state, k) for k in range(config.replicas)]
     summary = {
@@ -156,7 +156,8 @@ def _result(run: Run, learner: Learner, about: dict[str, Any], started: float) -
         "seeds": run.seeds,
         **({"sweep": {config.swept[0]: list(config.swept[1])}} if config.swept else {}),
         "epochs": config.epochs,
-        **{name: last[name] for name in run.programs.evaluations},
+        **({"best_epochs": [standing.best for standing in run.standings]} if run.standings else {}),
+        **figures,
         "samples_per_second": round(run.samples * len(run.history) / run.train_seconds, 1),
         "compile_seconds": round(run.programs.compile_seconds, 3),
         "wall_seconds": round(time.perf_counter() - started, 3),
