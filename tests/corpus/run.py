@@ -25,6 +25,7 @@ import torch
 
 import compare
 from tests.corpus.mistake import Case, Family, Mistake
+from tests.corpus.names import acceptable
 
 __all__ = ["Outcome", "families", "judge", "ports", "rates", "run_mistake", "run_right"]
 
@@ -104,9 +105,9 @@ def judge(mistake: Mistake, report: compare.Report) -> tuple[bool, bool | None, 
             located = located and (found.step, found.quantity) == (mistake.step, mistake.quantity)
     named: bool | None = None
     if mistake.causes is not None:
-        named = caught and bool(names) and names[0] in mistake.causes | (mistake.behind or frozenset())
-        named = named and bool(set(names) & mistake.causes)
-        named = named and (mistake.behind is None or bool(set(names) & mistake.behind))
+        first, behind = acceptable(mistake.causes), acceptable(mistake.behind or ())
+        named = caught and bool(names) and names[0] in first | behind and bool(set(names) & first)
+        named = named and (mistake.behind is None or bool(set(names) & behind))
     return caught, located, named
 
 
