@@ -134,7 +134,7 @@ def similarity(ours: tuple[Component, ...], theirs: tuple[Component, ...]) -> fl
 def same_name(ours: tuple[Component, ...], theirs: tuple[Component, ...]) -> bool:
     """Whether both say the same in all words, and in all numbers by rank, of lists of the same length."""
     return len(ours) == len(theirs) and all(
-        a.word == b.word and (a.rank == b.rank and a.count == b.count or (a.own and b.own and a.raw == b.raw))
+        a.word == b.word and ((a.rank == b.rank and a.count == b.count) or (a.own and b.own and a.raw == b.raw))
         for a, b in zip(ours, theirs, strict=True)
     )
 
@@ -146,7 +146,9 @@ def _weight(component: Component) -> float:
 @lru_cache(maxsize=65536)
 def _alike(a: Component, b: Component) -> float:
     if a.word != b.word:
-        return 0.0
+        # A bare number, as in torch's Sequential, stands for whatever has a number in a list of that length.
+        numbers = "" in (a.word, b.word) and None not in (a.rank, b.rank) and a.count == b.count
+        return 0.4 if numbers and a.rank == b.rank else 0.0
     share = _weight(a)
     if a.rank is None or b.rank is None:
         return share if a.rank == b.rank else 0.7 * share
