@@ -32,7 +32,7 @@ def pairs(model: nn.Module, shapes: Shapes) -> dict[str, str]:
     }
 
 
-def sequential() -> nn.Module:
+def sequential() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4))
 
 

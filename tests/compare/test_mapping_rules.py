@@ -40,9 +40,15 @@ class Tied(nn.Module):
         self.head.weight = self.embed.weight
 
 
-HEADS: Shapes = {f"{n}.kernel": (6, 2, 3) for n in ("query", "key", "value")} | {"out.kernel": (2, 3, 6)}
-HEADS |= {f"{n}.bias": (2, 3) for n in ("query", "key", "value")} | {"out.bias": (6,)}
-PER_GATE: Shapes = {f"cell.i{g}.kernel": (3, 4) for g in GATES} | {f"cell.h{g}.kernel": (4, 4) for g in GATES}
+HEADS: Shapes = {"out.kernel": (2, 3, 6), "out.bias": (6,)}
+for _name in ("query", "key", "value"):
+    HEADS |= {f"{_name}.kernel": (6, 2, 3), f"{_name}.bias": (2, 3)}
+PER_GATE: Shapes = {}
+for _gate in GATES:
+    PER_GATE |= {f"cell.i{_gate}.kernel": (3, 4), f"cell.h{_gate}.kernel": (4, 4)}
+GRU: Shapes = {"hn.bias": (4,)}
+for _gate in "rzn":
+    GRU |= {f"i{_gate}.kernel": (3, 4), f"h{_gate}.kernel": (4, 4), f"i{_gate}.bias": (4,)}
 KINDS: dict[str, tuple[Callable[[], nn.Module], Shapes]] = {
     "attention, heads apart": (lambda: nn.MultiheadAttention(6, 2), {f"self_attn.{k}": s for k, s in HEADS.items()}),
     "attention, other key size": (
@@ -59,12 +65,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Shapes]] = {
         lambda: nn.LSTMCell(3, 4),
         {"cell.dense_i.kernel": (3, 16), "cell.dense_h.kernel": (4, 16), "cell.dense_h.bias": (16,)},
     ),
-    "GRU": (
-        lambda: nn.GRU(3, 4),
-        {f"{s}{g}.kernel": (size, 4) for g in "rzn" for s, size in (("i", 3), ("h", 4))}
-        | {f"i{g}.bias": (4,) for g in "rzn"}
-        | {"hn.bias": (4,)},
-    ),
+    "GRU": (lambda: nn.GRU(3, 4), GRU),
     "layers stacked": (
         Scanned,
         {"ScanBlock_0.Dense_0.kernel": (4, 3, 3), "ScanBlock_0.Dense_0.bias": (4, 3)}
