@@ -144,7 +144,7 @@ def _mapping(port: Port, function: FlaxFunction, legs: Legs) -> WeightMapping:
         port.torch_model, function.shapes, port.mapping, kinds=function.kinds, orders=lambda: orders(case())
     )
     legs.flax64.mapping = legs.flax32.mapping = mapping
-    if not can_run(mapping) or not (mapping.choices or mapping.problems):
+    if not can_run(mapping) or not (mapping.choices or mapping.other or mapping.problems):
         return mapping
     return judge_influence(settle(mapping, legs, case()), legs, case())
 
