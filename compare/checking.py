@@ -112,7 +112,7 @@ def _report(port: Port) -> Report:
             results.append(CheckResult("outputs", "failed" if error.leg == "flax" else "error", str(error)))
     evidence = gathered.evidence
     diagnosis = _diagnosis(legs, mapping, evidence, port.strict)
-    if any(result.name == "precision" and result.status == "failed" for result in results):
+    if any(result.name == "precision" and result.status in ("failed", "noted") for result in results):
         diagnosis = dataclasses.replace(
             diagnosis, causes=(*diagnosis.causes, *_precision_causes(port, mapping, evidence))
         )
@@ -219,7 +219,8 @@ def _judge(port: Port, gathered: Gathered, idle: Sequence[str]) -> list[CheckRes
     evidence = gathered.evidence
     outputs = with_broken(check_outputs(evidence, port.strict), gathered.broken, port.strict)
     results = [outputs, check_gradients(evidence, port.strict)]
-    results.append(check_precision(evidence, all(result.status != "failed" for result in results)))
+    same_function = all(result.status != "failed" for result in results)
+    results.append(check_precision(evidence, same_function, port.strict))
     if port.mode == "train":
         momenta = {
             name: module.momentum

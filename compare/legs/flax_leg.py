@@ -136,21 +136,26 @@ class FlaxLeg:
     def _arguments(self, case: Case) -> Arguments:
         leaves = {**self.function.leaves, **self.mapping.to_flax(case.weights)}
         kinds = self.function.kinds
-        parameters = {path: self._cast(leaf) for path, leaf in leaves.items() if kinds[path] == "parameter"}
-        others = {
-            path: self._cast(leaf, self.function.leaves[path].dtype)
-            for path, leaf in leaves.items()
-            if kinds[path] != "parameter"
-        }
+        own = {path: self.function.leaves[path].dtype for path in leaves}
+        low = self._low_precision()
+        parameters = {path: self._cast(leaf, low) for path, leaf in leaves.items() if kinds[path] == "parameter"}
+        others = {path: self._cast(leaf, own[path]) for path, leaf in leaves.items() if kinds[path] != "parameter"}
         inputs = flatten(case.call)
-        floating = {path: self._cast(array) for path, array in inputs.items() if is_floating(array)}
+        floating = {path: self._cast(array, low) for path, array in inputs.items() if is_floating(array)}
         integers = {path: jnp.asarray(array) for path, array in inputs.items() if not is_floating(array)}
         cotangents = {path: self._cast(array) for path, array in case.cotangents.items()}
         self._masks = case.masks
         return parameters, others, floating, integers, cotangents, tuple(jnp.asarray(mask) for mask in case.masks)
 
+    def _low_precision(self) -> Any:
+        """The 16-bit type that all parameters share, which the port is used in; None if there is no such type."""
+        kinds, leaves = self.function.kinds, self.function.leaves
+        found = {leaf.dtype for path, leaf in leaves.items() if kinds[path] == "parameter" and is_floating(leaf)}
+        return found.pop() if self.precision == "float32" and len(found) == 1 and max(found).itemsize == 2 else None
+
     def _cast(self, array: np.ndarray, dtype: Any = None) -> jax.Array:
-        if dtype is not None and not is_floating(np.empty(0, dtype)):
+        narrow = self.precision == "float32" and dtype is not None and np.dtype(dtype).itemsize == 2
+        if dtype is not None and (narrow or not is_floating(np.empty(0, dtype))):
             return jnp.asarray(np.array(array), dtype)
         return jnp.asarray(np.array(array), self.precision)
 
@@ -175,7 +180,7 @@ class FlaxLeg:
 
         def run(given: Arguments, constants_seed: int | None) -> Run:
             results = compiled(jax.tree.leaves(given), constants_seed)
-            values = jax.tree.unflatten(structure, [np.asarray(result) for result in results])
+            values = jax.tree.unflatten(structure, [_wide(result) for result in results])
             outputs, parameters, inputs, statistics = values
             gradients = {path: None if constant[1][path] else array for path, array in parameters.items()}
             inputs = {} if isinstance(self.to_flax, Call) else inputs
@@ -292,6 +297,12 @@ class FlaxLeg:
         if self.loss is not None:
             outputs["loss"] = self.loss(selected)
         return outputs
+
+
+def _wide(result: Any) -> np.ndarray:
+    """A NumPy array; of 16-bit floats, which NumPy does not know, in float32."""
+    array = np.asarray(result)
+    return array.astype(np.float32) if is_floating(array) and array.dtype.itemsize == 2 else array
 
 
 def _signature(arguments: Arguments) -> str:
