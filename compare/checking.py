@@ -60,7 +60,7 @@ def check(torch_model: torch.nn.Module | Port, flax_model: Any = None, inputs: A
     if isinstance(torch_model, Port) and (flax_model is not None or inputs is not None or fields):
         raise UsageError("check: a Port holds all fields; use dataclasses.replace(port, ...) to change one")
     # The user's random numbers go on as if nothing had been run.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False):
         return _report(port)
 
 
@@ -81,6 +81,8 @@ def _report(port: Port) -> Report:
         sentence = f"the Flax model can't be initialised on inputs that torch takes: {sentence_of(error)}"
         return Report(port.title, (_expected(CheckResult("outputs", "failed", sentence), port),))
     mapping = propose_mapping(port.torch_model, function.shapes, port.mapping)
+    if mapping.problems:  # a Linen model takes its widths from the inputs: wrong inputs would look like wrong weights
+        _expect_torch_runs(port)
     legs = _legs(port, function, mapping)
     weights = given_weights(port.torch_model)
     counts = count_parameters(port.torch_model, function, _numpy_count(legs, weights), port.formula)
@@ -100,7 +102,9 @@ def _report(port: Port) -> Report:
             gathered = gather(legs, make_cases(port, legs.torch64), port.mode, port.seed)
             gathered, idle = _exercised(port, legs, gathered)
             if not port.strict:
-                gathered = dataclasses.replace(gathered, evidence=concede(legs.torch64, gathered.evidence))
+                gathered = dataclasses.replace(
+                    gathered, evidence=concede(legs, mapping, port.torch_model, gathered.evidence)
+                )
             results += _judge(port, gathered, idle)
         except MaskMismatchError as error:
             results.append(CheckResult("outputs", "failed", str(error)))
@@ -263,9 +267,13 @@ def _settings(port: Port, legs: Legs, refused: Mapping[str, str], note: str) -> 
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": jax.default_backend(),
-        "matmul precision": "highest (no TF32)",
-        "islands lifted": "; ".join(legs.flax64.islands) or "none",
+        "matmul precision": f"highest, without TF32 (yours: torch {torch.get_float32_matmul_precision()}, "
+        f"jax {jax.config.jax_default_matmul_precision or 'default'})",
+        "x64": f"on in float64 runs alone (yours: {'on' if jax.config.read('jax_enable_x64') else 'off'})",
+        "autocast": "off",
     }
+    if legs.flax64.islands:
+        settings["computed in float64 instead"] = "; ".join(legs.flax64.islands)
     if isinstance(port.inputs, Inputs) and not callable(port.inputs.flax):
         settings["inputs"] = "two plain calls, neither varied nor differentiated"
     if note:

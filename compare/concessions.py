@@ -13,8 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 from compare.checks.gradients import check_gradients
 from compare.checks.outputs import check_outputs
-from compare.evidence import Evidence
-from compare.legs.torch_leg import TorchLeg
+from compare.constants import allow_for_tables
+from compare.evidence import Evidence, Legs
+from compare.weights import WeightMapping
 
 __all__ = ["concede"]
 
@@ -74,15 +75,20 @@ class _Conceding(TorchFunctionMode):
         return self.concession.replace(func, *args, **kwargs)
 
 
-def concede(torch64: TorchLeg, evidence: Sequence[Evidence]) -> tuple[Evidence, ...]:
-    """The evidence, its reference edited in the cases that agree only so."""
-    return tuple(item if _agrees(item) else _conceded(torch64, item) for item in evidence)
+def concede(
+    legs: Legs, mapping: WeightMapping, model: torch.nn.Module, evidence: Sequence[Evidence]
+) -> tuple[Evidence, ...]:
+    """The evidence, in the cases that agree only so with its reference edited, or with room for rounded tables."""
+    return tuple(item if _agrees(item) else _conceded(legs, mapping, model, item) for item in evidence)
 
 
-def _conceded(torch64: TorchLeg, item: Evidence) -> Evidence:
+def _conceded(legs: Legs, mapping: WeightMapping, model: torch.nn.Module, item: Evidence) -> Evidence:
+    with_tables = allow_for_tables(legs, mapping, model, item)
+    if _agrees(with_tables):
+        return with_tables
     for concession in _CONCESSIONS:
         edit = _Conceding(concession)
-        reference = torch64.run(item.case, edit=edit)
+        reference = legs.torch64.run(item.case, edit=edit)
         if not edit.used:
             continue
         edited = dataclasses.replace(item, reference=reference, conceded=(concession.sentence,))

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from compare.legs.dropout import TorchMasks
+from compare.legs.dtypes import shared_16_bit_type
 from compare.legs.lookups import Lookup, Lookups
 from compare.legs.run import Case, Run
 from compare.legs.torch_lift import TorchLift, raise_plain_tensors
@@ -53,7 +54,7 @@ class TorchLeg:
         self.loss = loss
         own = copy.deepcopy(model).cpu()
         # The working precision is the one that the model holds; a model in float64 is used in float32 by its port.
-        self.low = low_precision([p.dtype for p in own.parameters()]) if precision == "float32" else None
+        self.low = shared_16_bit_type([p.dtype for p in own.parameters()]) if precision == "float32" else None
         if self.low is None:
             raise_plain_tensors(own, self.dtype)
             own = own.to(self.dtype)
@@ -241,12 +242,6 @@ class TorchLeg:
             for name, gradient in zip(wanted, gradients, strict=True):
                 found[name] = None if gradient is None else to_numpy(gradient)
         return found
-
-
-def low_precision(dtypes: Sequence[torch.dtype]) -> torch.dtype | None:
-    """The 16-bit type that all floating parameters share; None if there is no such type."""
-    floating = {dtype for dtype in dtypes if dtype.is_floating_point}
-    return floating.pop() if len(floating) == 1 and floating <= {torch.bfloat16, torch.float16} else None
 
 
 class _Noise:
