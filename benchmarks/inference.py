@@ -37,7 +37,7 @@ def answers(rows: int, repeats: int) -> dict[str, Turn]:
     model = a3(1).flax_model()
     model.eval()
     graph, state = nnx.split(model)
-    compiled = jax.jit(lambda x: nnx.merge(graph, state)(x))  # type: ignore[operator]
+    compiled = jax.jit(lambda x: nnx.merge(graph, state)(x))
     turns = {"fcjax": repeated(compiled, jnp.asarray(images), repeats)}
     try:
         import torch
@@ -59,7 +59,7 @@ def answers(rows: int, repeats: int) -> dict[str, Turn]:
 
 def adaptive(rows: int, repeats: int) -> dict[str, Turn]:
     """A7 with three quarters of its width closed, whole and compact."""
-    layer = AdaptiveWidthLinear(784, max_width=1024, rngs=nnx.Rngs(0))
+    layer = AdaptiveWidthLinear(784, 1024, 1024, rngs=nnx.Rngs(0))
     layer.selector[...] = jnp.full_like(layer.selector[...], -np.log(3.0))  # sigmoid: a quarter stays open
     images = jnp.asarray(np.random.default_rng(0).standard_normal((rows, 784), np.float32))
     graph, state = nnx.split(layer)
