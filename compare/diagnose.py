@@ -20,11 +20,12 @@ from compare.hypotheses.operands import relation
 from compare.hypotheses.rewiring import exchanges, moves, other_arrays
 from compare.hypotheses.variant import Knob, Variant
 from compare.observations import observe
+from compare.places import Place
 from compare.result import Cause, Divergence
 from compare.solving import round_numbers, solve
 from compare.weights import WeightMapping
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["Diagnosis", "diagnose", "trace_places"]
 
 # A port with more mistakes than this is better read than measured.
 _MOST_CAUSES = 8
@@ -45,11 +46,13 @@ class Diagnosis:
         divergence: the first place where the computations part, None if none was found.
         causes: mistakes that reproduce it, each with those behind it.
         note: what was seen where nothing fits, or why there is nothing to say.
+        places: all places of the case that was searched, without any hypothesis.
     """
 
     divergence: Divergence | None
     causes: tuple[Cause, ...] = ()
     note: str = ""
+    places: tuple[Place, ...] = ()
 
 
 def diagnose(legs: Legs, mapping: WeightMapping, failing: Sequence[Evidence]) -> Diagnosis:
@@ -66,8 +69,8 @@ def diagnose(legs: Legs, mapping: WeightMapping, failing: Sequence[Evidence]) ->
     examiner, *others = [Examiner(legs, mapping, evidence) for evidence in _diverse(failing)]
     state = examiner.state([])
     if state is None or state.divergence is None:
-        return Diagnosis(None)
-    first = state.divergence
+        return Diagnosis(None, places=() if state is None else state.places)
+    first, places = state.divergence, state.places
     accepted: list[Hypothesis] = []
     causes: list[Cause] = []
     note = ""
@@ -81,7 +84,13 @@ def diagnose(legs: Legs, mapping: WeightMapping, failing: Sequence[Evidence]) ->
         causes += [hypothesis.cause(_words(state, after)) for hypothesis, after in fits]
         accepted.append(fits[0][0])
         state = fits[0][1]
-    return Diagnosis(first, tuple(causes), note)
+    return Diagnosis(first, tuple(causes), note, places)
+
+
+def trace_places(legs: Legs, mapping: WeightMapping, evidence: Evidence) -> tuple[Place, ...]:
+    """The error at every place of one case, where nothing differs and nothing has to be searched."""
+    state = Examiner(legs, mapping, evidence).state([])
+    return () if state is None else state.places
 
 
 def _diverse(failing: Sequence[Evidence]) -> list[Evidence]:

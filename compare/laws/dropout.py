@@ -190,7 +190,7 @@ def _replayed(port: Port, expected: Sequence[TorchDropout]) -> list[Cause]:
         function = flax_function(
             port.flax_model, "train", port.flax_call, port.flax_variables, lambda: torch_call(port)
         )
-        mapping = propose_mapping(port.torch_model, function.shapes, port.mapping)
+        mapping = propose_mapping(port.torch_model, function.shapes, port.mapping, kinds=function.kinds)
         leg = TorchLeg(port.torch_model, "float64", "train", port.torch_select)
         case = Case("given weights", given_weights(port.torch_model), torch_call(port))
         masks = leg.record_masks(case, port.seed)

@@ -80,6 +80,13 @@ class FlaxLeg:
                 self._traced[key] = self._compile_trace(case.call, arguments)
             return self._traced[key](arguments)
 
+    def calls(self, case: Case) -> tuple[str, ...]:
+        """The submodules in the order of their calls, by a trace that computes nothing."""
+        watch = FlaxWatch()
+        with self._precision():
+            jax.eval_shape(lambda given: self._watched(case.call, given, watch), self._arguments(case))
+        return tuple(module for module, _, _ in watch.edges)
+
     def _compile_trace(self, call: Call, arguments: Arguments) -> Callable[[Arguments], tuple[Checkpoint, ...]]:
         watch = FlaxWatch()
         jax.eval_shape(lambda given: self._watched(call, given, watch), arguments)  # only to count what is watched
