@@ -9,7 +9,6 @@ import jax
 import optax
 import torch
 
-from compare.cases import given_weights, redraw_weights
 from compare.checks.parameters import check_weights
 from compare.evidence import PERTURBED_RUNS, Legs, sentence_of
 from compare.legs.dropout import MaskMismatchError
@@ -18,6 +17,7 @@ from compare.legs.flax_leg import FlaxLeg
 from compare.legs.run import Case
 from compare.legs.torch_leg import TorchLeg
 from compare.port import Port
+from compare.redraw import given_weights, redraw_weights
 from compare.result import Cause, CheckResult, CheckStatus, Report, UsageError
 from compare.settling import settle
 from compare.structure import Call, as_call

@@ -73,7 +73,7 @@ def diagnosed(right: Callable[..., Any], wrong: Callable[..., Any], shape: tuple
         case = Case(f"case {seed}", weights(seed), Call((x,)))
         case = with_cotangents(case, reference.run(case).outputs, seed)
         ours, theirs = reference.run(case), twin.leg.run(case)
-        evidence.append(Evidence(case, ours, (), theirs, None, (ours,), theirs))
+        evidence.append(Evidence(case, ours, ours, theirs))
     names = [name for name in weights(0) if "num_batches" not in name]
     mapping = WeightMapping(tuple(Rule(name, name) for name in names))
     legs: Any = dataclasses.make_dataclass("Pair", ["torch64", "flax64"])(reference, twin)
