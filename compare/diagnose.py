@@ -230,7 +230,7 @@ class _Search:
         def hypothesis(value: float) -> Hypothesis:
             edits = tuple(Edit(s, k.replace(value)) for s, ks in zip(group, alike, strict=True) for k in ks)
             origin = relation(abs(value), knob.sizes)
-            words = f"{value:.6g}" + (f" = {'-' if value < 0 else ''}{origin}" if origin else "")
+            words = _digits(value, knob.start) + (f" = {'-' if value < 0 else ''}{origin}" if origin else "")
             where = f"{group[0].place}: " if len(group) == 1 else ""
             number = "" if len(group) == 1 else f", at every one of {len(group)} calls"
             return Hypothesis(knob.name(value), f"{where}{knob.summary(words)}{number}", knob.fix, edits)
@@ -271,6 +271,11 @@ class _Search:
         near = [site for site in sites if low <= site.number < high]
         yield near
         yield sorted((site for site in sites if site not in near), key=lambda site: abs(site.number - low))
+
+
+def _digits(value: float, start: float) -> str:
+    """Six digits, or as many as tell it from torch's number."""
+    return f"{value:.6g}" if f"{value:.6g}" != f"{start:.6g}" else f"{value:.12g}"
 
 
 def _everywhere(near: Sequence[CallSite], family: Callable[[CallSite], Iterator[Variant]]) -> Iterator[Hypothesis]:

@@ -91,14 +91,16 @@ class Room:
     gradients: tuple[float, ...]
 
 
-def rooms(reference: Sequence[Checkpoint], perturbed: Sequence[Sequence[Checkpoint]]) -> list[Room]:
-    """The allowance at every checkpoint, measured on perturbed runs."""
+def rooms(reference: Sequence[Checkpoint], perturbed: Sequence[Sequence[Checkpoint]], slack: float = 0.0) -> list[Room]:
+    """The allowance at every checkpoint, measured on perturbed runs, and ``slack`` times the largest value."""
     found = []
     for number, ours in enumerate(reference):
         moved = [run[number] for run in perturbed if number < len(run)]
-        arrays = tuple(_allowed(array, [run.arrays[i] for run in moved]) for i, array in enumerate(ours.arrays))
+        arrays = tuple(_allowed(array, [run.arrays[i] for run in moved], slack) for i, array in enumerate(ours.arrays))
         gradients = tuple(
-            _allowed(_or_zeros(g, ours.arrays[i]), [_or_zeros(run.gradients[i], ours.arrays[i]) for run in moved])
+            _allowed(
+                _or_zeros(g, ours.arrays[i]), [_or_zeros(run.gradients[i], ours.arrays[i]) for run in moved], slack
+            )
             for i, g in enumerate(ours.gradients)
         )
         found.append(Room(arrays, gradients))
@@ -147,9 +149,9 @@ def _place(number: int, ours: Checkpoint, room: Room, other: Checkpoint) -> Plac
     return Place(ours.module, other.module, ours.edge, number, *values, *gradients)
 
 
-def _allowed(array: np.ndarray, moved: Sequence[np.ndarray]) -> float:
+def _allowed(array: np.ndarray, moved: Sequence[np.ndarray], slack: float) -> float:
     fitting = [run for run in moved if run.shape == array.shape]
-    return SAMENESS_FACTOR * spread(array, fitting, "float64")
+    return SAMENESS_FACTOR * spread(array, fitting, "float64") + slack * float(np.abs(array).max(initial=0.0))
 
 
 def _or_zeros(gradient: np.ndarray | None, like: np.ndarray) -> np.ndarray:

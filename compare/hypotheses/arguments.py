@@ -7,10 +7,10 @@ from compare.hypotheses.call_arguments import with_arguments
 from compare.hypotheses.edit import BOUNDARIES, CallSite
 from compare.hypotheses.variant import Knob, Variant
 
-__all__ = ["argument_knobs", "other_arguments"]
+__all__ = ["NAMES", "argument_knobs", "other_arguments"]
 
 # What a cause is called, by argument.
-_NAMES = {
+NAMES = {
     "eps": "norm_epsilon",
     "negative_slope": "leaky_slope",
     "alpha": "elu_alpha",
@@ -59,7 +59,7 @@ def other_arguments(site: CallSite) -> Iterator[Variant]:
     for key, value in site.arguments.items():
         if key in _SKIPPED or (site.function in _AXES_ELSEWHERE and _is_axis(site, key, value)):
             continue
-        name = _NAMES.get(str(key), "argument_value")
+        name = NAMES.get(str(key), "argument_value")
         for other in _others(site, key, value):
             label = f"{key} of {site.function}" if isinstance(key, str) else f"argument {key} of {site.function}"
             yield (
@@ -140,7 +140,7 @@ _ARITHMETIC |= {"__radd__", "__rmul__", "clamp_min", "clamp_max", "clip", "__itr
 
 
 def _named(site: CallSite, key: str | int, value: float) -> Any:
-    known = _NAMES.get(str(key))
+    known = NAMES.get(str(key))
     if known:
         return lambda _: known
 

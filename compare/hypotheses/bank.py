@@ -12,9 +12,12 @@ from compare.hypotheses.operands import array_changes, extra_calls, reorderings,
 from compare.hypotheses.recurrent import RECURRENT
 from compare.hypotheses.variant import Knob, Variant
 
-__all__ = ["general_variants", "knobs", "scales", "variants"]
+__all__ = ["FUNCTIONS", "general_variants", "knobs", "scales", "variants"]
 
 _BANK = {**ACTIVATIONS, **NORMS, **LAYERS, **ARITHMETIC, **RECURRENT}
+
+FUNCTIONS = tuple(_BANK)
+"""The calls that the bank knows."""
 
 
 def variants(site: CallSite) -> Iterator[Variant]:

@@ -44,6 +44,8 @@ class Twin:
     def __init__(self, model: nn.Module) -> None:
         self.leg = TorchLeg(model, "float64")
 
+    constants: tuple[str, ...] = ()
+
     def trace(self, case: Case) -> Any:
         return self.leg.run(case, trace=True).checkpoints
 
