@@ -21,7 +21,9 @@ from compare.concessions import concede
 from compare.diagnose import Diagnosis, diagnose, trace_places
 from compare.evidence import Evidence, Gathered, LegError, Legs, gather, sentence_of
 from compare.execution import call_orders
+from compare.hypotheses.masks import mask_cause, mask_place
 from compare.hypotheses.precision import FAST_VARIANCE, rerun, without_fast_variance
+from compare.hypotheses.statistics import statistics_causes
 from compare.influence import judge_influence
 from compare.legs.dropout import MaskMismatchError, UnseenMaskError
 from compare.legs.flax_function import FlaxFunction, flax_function
@@ -96,6 +98,7 @@ def _report(port: Port) -> Report:
         check_parameters(counts, mapping, port.torch_model, function),
     ]
     gathered = Gathered()
+    mismatch: MaskMismatchError | None = None
     if not can_run(mapping):
         hint = "arrays are left over that do not fit; name the pairs in mapping={torch name: Flax path}"
         results.append(CheckResult("outputs", "skipped", f"nothing was run: {hint}"))
@@ -110,6 +113,7 @@ def _report(port: Port) -> Report:
             results += _judge(port, gathered, idle)
         except MaskMismatchError as error:
             results.append(CheckResult("outputs", "failed", str(error)))
+            mismatch = error
         except UnseenMaskError as error:
             if error.leg == "torch":
                 return _in_evaluation(port, str(error))
@@ -117,11 +121,14 @@ def _report(port: Port) -> Report:
         except LegError as error:
             results.append(CheckResult("outputs", "failed" if error.leg == "flax" else "error", str(error)))
     evidence = gathered.evidence
-    diagnosis = _diagnosis(legs, mapping, evidence, port)
+    diagnosis = _masks(legs, port, mismatch) if mismatch is not None else _diagnosis(legs, mapping, evidence, port)
     if any(result.name == "precision" and result.status in ("failed", "noted") for result in results):
         diagnosis = dataclasses.replace(
             diagnosis, causes=(*diagnosis.causes, *_precision_causes(port, mapping, evidence))
         )
+    if any(result.name == "statistics" and result.status == "failed" for result in results):
+        moved = statistics_causes(evidence, _momenta(port))
+        diagnosis = dataclasses.replace(diagnosis, causes=(*diagnosis.causes, *moved))
     results = undecided(results, mapping)
     return Report(
         name=port.title,
@@ -251,13 +258,24 @@ def _judge(port: Port, gathered: Gathered, idle: Sequence[str]) -> list[CheckRes
     same_function = all(result.status != "failed" for result in results)
     results.append(check_precision(evidence, same_function, port.strict))
     if port.mode == "train":
-        momenta = {
-            name: module.momentum
-            for name, module in port.torch_model.named_modules()
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.momentum is not None
-        }
-        results.append(check_statistics(evidence, momenta, port.strict))
+        results.append(check_statistics(evidence, _momenta(port), port.strict))
     return [*results, check_adequacy(evidence, idle)]
+
+
+def _momenta(port: Port) -> dict[str, float]:
+    """torch's momentum by module: the share of the new value."""
+    return {
+        name: module.momentum
+        for name, module in port.torch_model.named_modules()
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.momentum is not None
+    }
+
+
+def _masks(legs: Legs, port: Port, error: MaskMismatchError) -> Diagnosis:
+    """Where and what, if the port drops other arrays."""
+    case = Case("given weights, given inputs", given_weights(port.torch_model), torch_call(port))
+    place = mask_place(legs.torch64, case, error, port.seed) if port.mode == "train" else None
+    return Diagnosis(place, (mask_cause(error, port.mode),))
 
 
 def _expected(result: CheckResult, port: Port) -> CheckResult:

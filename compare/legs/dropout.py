@@ -35,7 +35,18 @@ class Mask(np.ndarray):
 
 
 class MaskMismatchError(ValueError):
-    """The Flax model drops other arrays than the torch model does."""
+    """The Flax model drops other arrays than the torch model does.
+
+    Args:
+        sentence: how.
+        kind: name of the cause.
+        call: number of the first dropout that does not fit, from 1.
+    """
+
+    def __init__(self, sentence: str, kind: str = "dropout_missing", call: int = 1) -> None:
+        super().__init__(sentence)
+        self.kind = kind
+        self.call = call
 
 
 class UnseenMaskError(ValueError):

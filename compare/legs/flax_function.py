@@ -17,7 +17,7 @@ from compare.legs.watch import FlaxWatch
 from compare.result import UsageError
 from compare.structure import Call
 
-__all__ = ["FlaxFunction", "LeafKind", "flax_function"]
+__all__ = ["FlaxFunction", "LeafKind", "flax_function", "mode_keywords"]
 
 LeafKind = Literal["parameter", "statistic", "buffer"]
 Mode = Literal["eval", "train"]
@@ -81,7 +81,8 @@ def flax_function(
     raise UsageError(f"flax_model: expected a flax.nnx.Module or a flax.linen.Module, found {found}")
 
 
-def _mode_keywords(method: Callable[..., Any], mode: Mode, static: Mapping[str, Any]) -> dict[str, Any]:
+def mode_keywords(method: Callable[..., Any], mode: Mode, static: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of a Flax call: the flags in its signature that say in which mode it runs, and ``static``."""
     parameters = inspect.signature(method).parameters
     flags = {name: value == (mode == "train") for name, value in _MODE_FLAGS.items() if name in parameters}
     return {**flags, **static}
@@ -92,7 +93,7 @@ def _nnx_function(model: nnx.Module, mode: Mode, static: dict[str, Any]) -> Flax
     own.train() if mode == "train" else own.eval()
     method = static.pop("method", "__call__")
     bound = getattr(own, method, None)  # a model that is only converted need not have it
-    keywords = _mode_keywords(bound, mode, static) if bound else {}
+    keywords = mode_keywords(bound, mode, static) if bound else {}
     takes_rngs = bound is not None and "rngs" in inspect.signature(bound).parameters
     graphdef, state = nnx.split(own)
     flat = dict(nnx.to_flat_state(state))
@@ -185,7 +186,7 @@ def _linen_function(
     method = static.pop("method", None)
     mutable = static.pop("mutable", None)
     bound = getattr(type(model), method) if isinstance(method, str) else method or type(model).__call__
-    keywords = _mode_keywords(bound, mode, static)
+    keywords = mode_keywords(bound, mode, static)
     if variables is None:
         if example is None:
             raise UsageError("flax_variables: a Linen model needs its variables, or inputs to initialise it from")

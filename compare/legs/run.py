@@ -8,7 +8,7 @@ import numpy as np
 
 from compare.structure import Call
 
-__all__ = ["TIES", "Case", "Flow", "Run", "flow"]
+__all__ = ["TIES", "Case", "Flow", "Run", "flow", "zeros_for_none"]
 
 Flow = Literal["none", "zero", "non-zero"]
 
@@ -68,3 +68,13 @@ def flow(gradient: np.ndarray | None, noise: float = 0.0) -> Flow:
     if gradient is None:
         return "none"
     return "non-zero" if gradient.size and not np.abs(gradient).max() <= noise else "zero"
+
+
+def zeros_for_none(
+    gradients: Mapping[str, np.ndarray | None], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """The gradients named in ``shapes``, zeros where none flows: "none" and zero are equal here."""
+    return {
+        name: np.zeros(shape) if (gradient := gradients.get(name)) is None else gradient
+        for name, shape in shapes.items()
+    }

@@ -15,7 +15,7 @@ from compare.legs.dtypes import shared_16_bit_type
 from compare.legs.lookups import Lookup, Lookups
 from compare.legs.run import Case, Run
 from compare.legs.torch_lift import TorchLift, raise_plain_tensors
-from compare.legs.watch import TorchWatch
+from compare.legs.watch import Reached, TorchWatch
 from compare.result import UsageError
 from compare.structure import Call, flatten, is_floating, rebuild, to_numpy
 from compare.verdict import unit_roundoff
@@ -62,6 +62,7 @@ class TorchLeg:
         self._parameters = dict(self.model.named_parameters())
         # Tied names are listed once, as the mapping lists them.
         self._buffers = dict(self.model.named_buffers())
+        self._loaded: Mapping[str, np.ndarray] | None = None
 
     def run(
         self,
@@ -70,6 +71,7 @@ class TorchLeg:
         trace: bool = False,
         edit: AbstractContextManager[Any] | None = None,
         clock: Callable[[], int] = lambda: 0,
+        until: int | None = None,
     ) -> Run:
         """Runs ``case`` forward, and backward if it has cotangents.
 
@@ -79,11 +81,16 @@ class TorchLeg:
             trace: whether to record checkpoints, with their gradients.
             edit: a hypothesis: a context in which the model computes something else.
             clock: read at each checkpoint.
+            until: number of the checkpoint to stop at; then there are checkpoints only, without gradients.
         """
         noise = None if perturbation is None else _Noise(perturbation)
         self._load(case.weights, noise)
         arguments, leaves = self._arguments(case.call, noise)
-        watch = TorchWatch(clock) if trace else None
+        watch = TorchWatch(clock, until) if trace else None
+        if until is not None:
+            with contextlib.suppress(Reached), self._environment(case, noise, watch), edit or contextlib.nullcontext():
+                self.model(*arguments.args, **arguments.kwargs)
+            return Run(outputs={}, checkpoints=watch.checkpoints() if watch else ())
         with self._environment(case, noise, watch), edit or contextlib.nullcontext():
             returned = self.model(*arguments.args, **arguments.kwargs)
             outputs = self._outputs(returned)
@@ -160,8 +167,11 @@ class TorchLeg:
             return self.model(*arguments.args, **arguments.kwargs)
 
     def _load(self, weights: Mapping[str, np.ndarray], noise: "_Noise | None") -> None:
+        # A search runs one case thousands of times, and no forward pass changes a parameter.
+        kept = noise is None and self._loaded is weights
+        self._loaded = weights if noise is None else None
         with torch.no_grad():
-            for name, tensor in (self._parameters | self._buffers).items():
+            for name, tensor in (self._buffers if kept else self._parameters | self._buffers).items():
                 value = torch.from_numpy(np.array(weights[name])).to(tensor.dtype)
                 tensor.copy_(noise(value) if noise else value)
 
@@ -227,7 +237,8 @@ class TorchLeg:
         terms = [
             (torch.from_numpy(np.array(case.cotangents[path])).to(value.dtype) * value).sum()
             for path, value in outputs.items()
-            if path in case.cotangents and value.requires_grad
+            # Another shape is another check's finding.
+            if path in case.cotangents and value.requires_grad and case.cotangents[path].shape == tuple(value.shape)
         ]
         found: dict[str, np.ndarray | None] = {f"p.{name}": None for name in self._parameters}
         found |= {f"i.{path}": None for path in leaves}
