@@ -7,18 +7,32 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
+from fcjax.expectations import UsageError
+from fcjax.expectations import expect_number as _number
+from fcjax.expectations import expect_one_of as _one_of
+from fcjax.expectations import expect_whole_number as _whole_number
+
 __all__ = ["MODELS", "OPTIMIZERS", "SCHEDULES", "STRATEGIES", "TASKS", "TrainConfig", "UsageError"]
-
-
-class UsageError(ValueError):
-    """What the user asked for can't be done; the message says in one sentence what was expected and found."""
-
 
 Task = Literal["digits", "mnist", "fashion", "housing", "california", "table"]
 Strategy = Literal["pmap", "jit", "shard"]
 Optimizer = Literal["sgd", "momentum", "adam", "adamw", "rmsprop"]
 Schedule = Literal["cosine", "constant", "step"]
 Model = Literal["article", "mlp"]
+Activation = Literal[
+    "linear",
+    "relu",
+    "leaky_relu",
+    "elu",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "sigmoid",
+    "tanh",
+    "softplus",
+    "softmax",
+    "log_softmax",
+]
 Kind = Literal["auto", "classification", "regression"]
 Preset = Literal["article", "best"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -52,6 +66,9 @@ class TrainConfig:
     """What means a missing entry, besides the usual marks (with table only)."""
     validation: float | None = None
     """Share of the training rows that is held out for choices; where not given 0.15 of a table, else none."""
+    patience: int | None = None
+    """Stop when the validation loss has not fallen for so many epochs, and take the weights of its best epoch. Where
+    not given a table's validation part chooses the best epoch too; 0 for the last epoch as it is."""
     preset: Preset | None = None
     """Starting values of the other settings: article trains as the article does, best by the best recipe known."""
     model: Model = "article"
@@ -59,16 +76,16 @@ class TrainConfig:
     A table has an MLP."""
     hidden: tuple[int, ...] = (512, 256)
     """Widths of the hidden layers of an MLP."""
-    activation: str = "relu"
+    activation: Activation = "relu"
     """Hidden activation of an MLP."""
     dropout: float | None = None
     """Dropout rate after each hidden layer; where not given 0.2, and 0 in the article's network for prices."""
     input_dropout: float = 0.0
     """Dropout rate of the inputs."""
     epochs: int = 20
-    """Passes over the training set."""
+    """Passes over the training set; of a table, where not given, more the smaller it is."""
     batch_size: int = 128
-    """Samples per step, over all devices together."""
+    """Samples per step, over all devices together; of a table, where not given, 8 to 256 by its size."""
     optimizer: Optimizer = "adam"
     """Update rule, with PyTorch's defaults."""
     learning_rate: float = 1e-3
@@ -136,6 +153,7 @@ class TrainConfig:
         """Raises a ``UsageError`` that names the first field out of range, what was expected and what was found."""
         _one_of("task", self.task, TASKS)
         _one_of("model", self.model, MODELS)
+        _one_of("activation", self.activation, get_args(Activation))
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("strategy", self.strategy, STRATEGIES)
@@ -148,6 +166,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "seeds", "segments", "keep_checkpoints"):
             _whole_number(name, getattr(self, name), least=1)
         _whole_number("seed", self.seed, least=0)
+        if self.patience is not None:
+            _whole_number("patience", self.patience, least=0)
         if self.checkpoint_every is not None:
             _whole_number("checkpoint_every", self.checkpoint_every, least=1)
         if not self.checkpoint_seconds >= 0:
@@ -226,18 +246,3 @@ class TrainConfig:
         """All fields as plain JSON values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-
-
-def _one_of(name: str, found: str, expected: tuple[str, ...]) -> None:
-    if found not in expected:
-        raise UsageError(f"{name}: expected one of {', '.join(expected)}; found {found!r}")
-
-
-def _whole_number(name: str, found: object, least: int) -> None:
-    if isinstance(found, bool) or not isinstance(found, int) or found < least:
-        raise UsageError(f"{name}: expected a whole number of at least {least}, found {found!r}")
-
-
-def _number(name: str, found: float | None, above: bool) -> None:
-    if found is not None and not (math.isfinite(found) and (found > 0 if above else found >= 0)):
-        raise UsageError(f"{name}: expected a finite number {'above' if above else 'of at least'} 0, found {found}")

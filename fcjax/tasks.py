@@ -1,4 +1,4 @@
-"""What a task is made of: its data, its network (the article's, or an MLP of the user's own sizes) and its loss."""
+"""What is trained on a task: its network (the article's, or an MLP of the user's own sizes) and its loss."""
 
 import math
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from flax import nnx
 
 from fcjax.activations import get_activation
 from fcjax.config import TrainConfig, UsageError
-from fcjax.datasets import DataError, Dataset, Preprocessing, hold_out, load, load_table
+from fcjax.datasets import Dataset
 from fcjax.losses import Loss, cross_entropy, negative_log_likelihood, squared_error
 from fcjax.models import MLP, MNISTClassifier, Regressor
 
-__all__ = ["ModelSpec", "load_data", "model_and_loss", "model_spec"]
+__all__ = ["ModelSpec", "model_and_loss", "model_spec"]
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "MLP": MLP,
@@ -40,31 +40,6 @@ class ModelSpec:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, of which ``ModelSpec(**values)`` makes an equal object."""
         return asdict(self)
-
-
-def load_data(config: TrainConfig) -> tuple[Dataset, Preprocessing | None]:
-    """The data of ``config.task``, with a validation part if one is asked for; a table with its preprocessing.
-
-    Raises:
-        DataError: anything about the files that can't be right.
-    """
-    if config.task == "table":
-        if config.file is None or config.target is None:
-            raise DataError("table: expected a file and a target")
-        return load_table(
-            config.file,
-            config.target,
-            task=config.kind,
-            validation=0.15 if config.validation is None else config.validation,
-            seed=config.seed,
-            categorical=config.categorical,
-            ignore=config.ignore,
-            missing=config.missing,
-        )
-    dataset = load(config.task, config.data_dir, config.seed)
-    if config.validation:
-        dataset = hold_out(dataset, max(1, round(config.validation * len(dataset.train))), config.seed)
-    return dataset, None
 
 
 def model_spec(config: TrainConfig, dataset: Dataset) -> ModelSpec:
