@@ -87,6 +87,7 @@ class Bert(linen.Module):
     dim: int = 8
     heads: int = 2
     depth: int = 2
+    masked: float = -10000.0
 
     @linen.compact
     def __call__(
@@ -96,7 +97,7 @@ class Bert(linen.Module):
         positions = linen.Embed(9, self.dim)(jnp.arange(input_ids.shape[1]))
         types = linen.Embed(2, self.dim)(token_type_ids)
         x = linen.LayerNorm(epsilon=1e-12)(words + positions + types)
-        bias = jnp.where(attention_mask[:, None, None, :] > 0, 0.0, -10000.0)
+        bias = jnp.where(attention_mask[:, None, None, :] > 0, 0.0, self.masked)
         for _ in range(self.depth):
             x = BertLayer(self.heads)(x, bias, deterministic)
         pooled = jnp.tanh(linen.Dense(self.dim, name="pooler")(x[:, 0]))

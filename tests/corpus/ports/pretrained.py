@@ -13,6 +13,9 @@ from tests.corpus.ports.sequences import T5
 from tests.corpus.ports.vision import LinenViT
 
 
+LOWEST = float(jnp.finfo(jnp.float32).min)
+
+
 def logits(output: Any) -> Any:
     return output.logits
 
@@ -36,7 +39,7 @@ def hf_bert() -> compare.Port:
     mask = integers(2, 3, 7, seed=1) * 0 + 1
     mask[1, 4:] = 0
     inputs = {"input_ids": integers(11, 3, 7), "attention_mask": mask, "token_type_ids": integers(2, 3, 7, seed=2)}
-    return build("transformers BERT", make_bert, Bert(), inputs, frozen=("attention_mask",))
+    return build("transformers BERT", make_bert, Bert(masked=LOWEST), inputs, frozen=("attention_mask",))
 
 
 def make_gpt2() -> torch.nn.Module:
