@@ -29,6 +29,7 @@ FREE = {
     "run_dir",
     "segments",
     "strategy",
+    "tensorboard",
 }
 
 
