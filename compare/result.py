@@ -5,7 +5,17 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Cause", "CheckResult", "Divergence", "LayerError", "Leaf", "Picture", "Report", "UsageError"]
+__all__ = [
+    "Cause",
+    "CheckResult",
+    "Divergence",
+    "LayerError",
+    "Leaf",
+    "MutationScore",
+    "Picture",
+    "Report",
+    "UsageError",
+]
 
 CheckStatus = Literal["passed", "failed", "noted", "constants", "skipped", "error", "inconclusive"]
 ReportStatus = Literal["passed", "failed", "inconclusive", "error"]
@@ -164,6 +174,7 @@ class Report:
         causes: what, likeliest first.
         numbers: the figures of the table of models: parameter counts and errors.
         settings: precision switches and versions in force.
+        mapping: a row for each array: torch, flax, transform (in words) and found (what proposed the pair).
         layers: the error at each place of the network, in the order of execution.
         worst_array: the array that differs most; None where all agree.
         gradient_norms: torch name -> norm of the parameter's gradient in torch and in Flax, on the given inputs.
@@ -175,6 +186,7 @@ class Report:
     causes: tuple[Cause, ...] = ()
     numbers: dict[str, Any] = dataclasses.field(default_factory=dict)
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    mapping: list[dict[str, str]] = dataclasses.field(default_factory=list)
     layers: tuple[LayerError, ...] = ()
     worst_array: Picture | None = None
     gradient_norms: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
@@ -244,3 +256,23 @@ class Report:
         """Raises an ``AssertionError`` with the report's text unless the port passed."""
         if not self.passed:
             raise AssertionError(self.text())
+
+
+@dataclasses.dataclass(frozen=True)
+class MutationScore:
+    """How many small planted mistakes a check would notice.
+
+    Args:
+        planted: how many were tried.
+        noticed: how many of them would make the check fail.
+        missed: the others, by place.
+    """
+
+    planted: int
+    noticed: int
+    missed: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """One sentence."""
+        sentence = f"{self.noticed} of {self.planted} planted mistakes would be noticed"
+        return f"{sentence}; not noticed: {', '.join(self.missed)}" if self.missed else sentence

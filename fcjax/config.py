@@ -11,6 +11,7 @@ from fcjax.expectations import UsageError
 from fcjax.expectations import expect_number as _number
 from fcjax.expectations import expect_one_of as _one_of
 from fcjax.expectations import expect_whole_number as _whole_number
+from fcjax.memory_size import memory_size
 
 __all__ = ["MODELS", "OPTIMIZERS", "SCHEDULES", "STRATEGIES", "TASKS", "TrainConfig", "UsageError"]
 
@@ -122,6 +123,9 @@ class TrainConfig:
     """pmap: all local devices; jit: one device; shard: shard_map over a mesh of all devices."""
     devices: str | None = None
     """cpu, gpu, or how many devices to use; all that JAX finds where not given."""
+    device_memory: str | None = None
+    """Memory of each device for data, such as 500MB or 2GiB: sets that are larger are streamed. Where not given, half
+    of what a GPU has; on a CPU all data is kept."""
     precision: Precision = "float32"
     """Arithmetic of the network; parameters and loss stay float32. float16 comes with a dynamic loss scale."""
     matmul: Matmul = "float32"
@@ -163,6 +167,7 @@ class TrainConfig:
         _one_of("matmul", self.matmul, get_args(Matmul))
         _one_of("kind", self.kind, get_args(Kind))
         self._check_table()
+        _ = self.device_bytes
         if self.swept and self.seeds > 1:
             raise UsageError(f"sweep: expected with one seed, found {self.seeds}")
         for name in ("epochs", "batch_size", "seeds", "segments", "keep_checkpoints"):
@@ -198,6 +203,18 @@ class TrainConfig:
             _number(name, getattr(self, name), above=False)
         for name in ("step_epochs", "clip_norm"):
             _number(name, getattr(self, name), above=True)
+
+    @property
+    def device_bytes(self) -> int | None:
+        """``device_memory`` in bytes.
+
+        Raises:
+            UsageError: it is no amount of memory.
+        """
+        try:
+            return None if self.device_memory is None else memory_size(self.device_memory)
+        except ValueError as error:
+            raise UsageError(f"device_memory: {error}") from None
 
     @property
     def swept(self) -> tuple[str, tuple[float, ...]] | None:

@@ -14,7 +14,7 @@ from fcjax.datasets import Dataset, Split
 from fcjax.early_stopping import Standing, merged, standings
 from fcjax.metrics import figures
 from fcjax.parallel import Parallel
-from fcjax.programs import Programs, total
+from fcjax.programs import Programs, joined, total
 from fcjax.train_state import TrainState
 
 __all__ = ["Run", "TrainingError"]
@@ -111,7 +111,7 @@ class Run:
         started = time.perf_counter()
         done = self.step % self.programs.steps
         end = next(end for end in self.programs.segment_ends if end > done)
-        self.state, sums = jax.block_until_ready(self.programs.train(self.state, end - done))
+        self.state, sums = jax.block_until_ready(self.programs.train(self.state, self.step, end - done))
         self.epoch_seconds += time.perf_counter() - started
         self.sums.append({name: np.asarray(values) for name, values in jax.device_get(sums).items()})
         self.step += end - done
@@ -167,7 +167,7 @@ class Run:
             entry["loss_scale"] = np.atleast_1d(jax.device_get(scale.value)).tolist()
             entry["skipped_steps"] = np.atleast_1d(jax.device_get(scale.skipped)).tolist()
         for part in self.programs.evaluations:
-            entry[part] = self.figures(self.programs.evaluate(part, self.state), self.dataset.parts()[part])
+            entry[part] = self.figures(self.programs.evaluate(part, self.state, self.epoch), self.dataset.parts()[part])
         entry["samples_per_second"] = round(self.samples / self.epoch_seconds, 1)
         entry["seconds"] = round(self.epoch_seconds, 4)
         self.train_seconds, self.epoch_seconds = self.train_seconds + self.epoch_seconds, 0.0
@@ -182,8 +182,7 @@ class Run:
 
     def _joined(self) -> dict[str, np.ndarray]:
         """The sums of the current epoch's steps so far, one after the other."""
-        axis = 0 if self.config.replicas == 1 else 1
-        return {name: np.concatenate([part[name] for part in self.sums], axis) for name in (self.sums or [{}])[0]}
+        return joined(self.sums, self.config.replicas)
 
     def _score(self) -> float | None:
         """What the best checkpoint is chosen by: the validation loss, or else the training loss; never the test's."""

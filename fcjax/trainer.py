@@ -14,6 +14,7 @@ from fcjax.config import TrainConfig
 from fcjax.datasets import Dataset
 from fcjax.distributed import connect, explaining_a_lost_process, refuse_disagreement
 from fcjax.ensemble import ensemble_figures
+from fcjax.feeding import Streamed
 from fcjax.interruption import Interruption, TrainingInterrupted
 from fcjax.losses import Loss, default_loss
 from fcjax.metrics import describe
@@ -103,6 +104,8 @@ def fit(
         state = parallel.replicate(state)
         programs = Programs(learner, parallel, dataset, config, state)
         reporter.say(f"{name}, {parameters:,} parameters; compiled in {programs.compile_seconds:.1f} s")
+        if isinstance(programs.feed, Streamed):
+            reporter.say(str(programs.feed))
         run = Run(config, dataset, parallel, programs, state)
         if recorder:
             recorder.open(run, dataset, reporter.say)

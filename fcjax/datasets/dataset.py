@@ -174,7 +174,10 @@ def _check_targets(place: str, targets: NDArray[Any], classes: int | None) -> No
 
 
 def _check_finite(place: str, values: NDArray[Any]) -> None:
-    bad = ~np.isfinite(values)
-    if bad.any():
-        index = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise DataError(f"{place}: expected finite numbers, found {values[index]} at index {index}")
+    rows = max(1, len(values) * 2**24 // max(1, values.nbytes))
+    for first in range(0, len(values), rows):  # 16 MiB at a time: the file behind it may be larger than memory
+        bad = ~np.isfinite(values[first : first + rows])
+        if bad.any():
+            row, *rest = (int(i) for i in np.argwhere(bad)[0])
+            index = (first + row, *rest)
+            raise DataError(f"{place}: expected finite numbers, found {values[index]} at index {index}")
