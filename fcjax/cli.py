@@ -17,6 +17,7 @@ from fcjax.arguments import explain, given_options, in_one_line
 from fcjax.config import TrainConfig, UsageError
 from fcjax.idle_settings import refuse_idle_settings
 from fcjax.presets import preset
+from fcjax.tensorboard import refuse_without_writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,6 +94,8 @@ def train(config: TrainConfig, given: Set[str] = frozenset()) -> None:
     """
     config.check()
     refuse_idle_settings(config, given)
+    if config.tensorboard:
+        refuse_without_writer()
     from fcjax.run_directory import RunDirectory
     from fcjax.task_data import load_data, refuse_for_data, sized_for
 

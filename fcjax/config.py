@@ -136,6 +136,8 @@ class TrainConfig:
     """New folder for this run's results; runs/TASK-TIME where not given."""
     resume: bool = False
     """Go on with the run in --run-dir where it was stopped; with the same settings."""
+    tensorboard: bool = False
+    """Write the figures of each epoch for TensorBoard too, to RUN_DIR/tensorboard; needs tensorboardX."""
     segments: int = 1
     """Parts of an epoch; a run can be saved, or stopped by Ctrl-C or SIGTERM, after each."""
     checkpoint_every: int | None = None

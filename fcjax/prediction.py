@@ -1,6 +1,7 @@
 """A finished run, loaded again: its models, the inputs they expect, and what they predict."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from fcjax.config import UsageError
-from fcjax.datasets import Dataset, Preprocessing, Scaling
+from fcjax.datasets import DataError, Dataset, Preprocessing, Scaling
 from fcjax.tasks import ModelSpec
 
 __all__ = ["Run", "describe_run", "load_run"]
@@ -65,13 +66,16 @@ class Run:
         Raises:
             UsageError: another shape, or values that are not finite.
         """
-        expected = (len(inputs), *self.input_shape)
-        flat = (len(inputs), int(np.prod(self.input_shape)))
-        if inputs.shape not in (expected, flat):
+        if inputs.dtype.kind not in "buif" or not inputs.size:
+            raise UsageError(f"inputs: expected samples of real numbers, found {inputs.dtype} of shape {inputs.shape}")
+        count = len(inputs) if inputs.ndim else 1
+        expected = (count, *self.input_shape)
+        if inputs.shape not in (expected, (count, math.prod(self.input_shape))):
             raise UsageError(
                 f"inputs: expected shape (n, {', '.join(map(str, self.input_shape))}), found {inputs.shape}"
             )
-        x = np.asarray(inputs.reshape(expected), np.float32)
+        with np.errstate(over="ignore"):  # what float32 can't hold is infinite, and refused
+            x = np.asarray(inputs.reshape(expected), np.float32)
         if not np.isfinite(x).all():
             row = int(np.argwhere(~np.isfinite(x))[0][0])
             raise UsageError(f"inputs: expected finite numbers, found others in row {row}")
@@ -130,11 +134,23 @@ def load_run(path: str | PathLike[str]) -> Run:
         UsageError: there is no finished run, or a file is damaged.
     """
     folder = Path(path)
+    try:
+        return _loaded(folder)
+    except (UsageError, DataError):
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a field is missing, or is another thing
+        raise UsageError(
+            f"{folder / MODEL}: expected the description of a run, found one that is damaged "
+            f"({type(error).__name__}: {error})"
+        ) from None
+
+
+def _loaded(folder: Path) -> Run:
     config, record = (_read_json(folder / name) for name in ("config.json", MODEL))
     if record.get("format") != FORMAT:
         raise UsageError(f"{folder / MODEL}: expected the format {FORMAT!r}, found {record.get('format')!r}")
     spec = ModelSpec(**record["model"])
-    preprocessing = Preprocessing.load(folder / PREPROCESSING) if (folder / PREPROCESSING).exists() else None
+    preprocessing = Preprocessing.load(folder / PREPROCESSING) if config["task"] == "table" else None
 
     def scaling(values: dict[str, Any] | None) -> Scaling | None:
         return None if values is None else Scaling(np.asarray(values["mean"]), np.asarray(values["std"]))

@@ -105,6 +105,8 @@ def test_the_explanation_agrees_with_the_parser(flags: list[list[str]], strays: 
 def test_what_nobody_can_explain_is_still_one_line() -> None:
     box = "╭─ Value error ─╮\n│ Error parsing   │\n│ --x: no         │\n│ ─────── │\n│ more    │\n╰──────╯\n"
     assert in_one_line(box) == "Error parsing --x: no"
+    assert in_one_line(" Value error\n -----\n Error parsing\n --x: no\n -----\n more") == "Error parsing --x: no"
+    assert in_one_line("no frame\nat all") == "no frame at all"
 
 
 def test_given_options_are_those_that_were_typed() -> None:
