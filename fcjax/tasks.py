@@ -9,9 +9,10 @@ from flax import nnx
 
 from fcjax.activations import get_activation
 from fcjax.config import TrainConfig, UsageError
-from fcjax.datasets import DataError, Dataset, Preprocessing, hold_out, load, load_table
+from fcjax.datasets import DataError, Dataset, Preprocessing, by_quantiles, hold_out, load, load_table
 from fcjax.losses import Loss, cross_entropy, negative_log_likelihood, squared_error
 from fcjax.models import MLP, MNISTClassifier, Regressor
+from fcjax.tabular import TabularNet, quantile_edges
 
 __all__ = ["ModelSpec", "load_data", "model_and_loss", "model_spec"]
 
@@ -19,6 +20,7 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "MLP": MLP,
     "MNISTClassifier": MNISTClassifier,
     "Regressor": Regressor,
+    "TabularNet": TabularNet,
 }
 
 
@@ -51,7 +53,7 @@ def load_data(config: TrainConfig) -> tuple[Dataset, Preprocessing | None]:
     if config.task == "table":
         if config.file is None or config.target is None:
             raise DataError("table: expected a file and a target")
-        return load_table(
+        dataset, preprocessing = load_table(
             config.file,
             config.target,
             task=config.kind,
@@ -61,18 +63,21 @@ def load_data(config: TrainConfig) -> tuple[Dataset, Preprocessing | None]:
             ignore=config.ignore,
             missing=config.missing,
         )
-    dataset = load(config.task, config.data_dir, config.seed)
-    if config.validation:
-        dataset = hold_out(dataset, max(1, round(config.validation * len(dataset.train))), config.seed)
-    return dataset, None
+    else:
+        dataset, preprocessing = load(config.task, config.data_dir, config.seed), None
+        if config.validation:
+            dataset = hold_out(dataset, max(1, round(config.validation * len(dataset.train))), config.seed)
+    return by_quantiles(dataset) if config.features == "quantile" else dataset, preprocessing
 
 
 def model_spec(config: TrainConfig, dataset: Dataset) -> ModelSpec:
     """The network for ``dataset``.
 
     Raises:
-        UsageError: an unknown activation.
+        UsageError: an unknown activation, or a model for tables where there are images.
     """
+    if config.model == "tabular":
+        return _tabular(config, dataset)
     features = math.prod(dataset.train.inputs.shape[1:])
     outputs = dataset.classes or dataset.train.targets.shape[1]
     images = dataset.task == "classification" and config.task != "table"
@@ -88,6 +93,28 @@ def model_spec(config: TrainConfig, dataset: Dataset) -> ModelSpec:
     if images:
         return ModelSpec("MNISTClassifier", {"dropout": dropout})
     return ModelSpec("Regressor", {"input_size": features, "dropout": dropout})
+
+
+def _tabular(config: TrainConfig, dataset: Dataset) -> ModelSpec:
+    """The network for columns of numbers, with the bins of the training part."""
+    inputs = dataset.train.inputs
+    if inputs.ndim != 2:
+        raise UsageError(
+            f"model: expected columns of numbers with tabular, found {dataset.name} with inputs of shape "
+            f"{inputs.shape[1:]}"
+        )
+    scaling = dataset.quantiles or dataset.input_scaling
+    seen = inputs if scaling is None else scaling.apply(inputs)
+    arguments = {
+        "edges": quantile_edges(seen, config.bins),
+        "outputs": dataset.classes or dataset.train.targets.shape[1],
+        "hidden": config.hidden,
+        "members": config.members,
+        "embedding": config.embedding,
+        "dropout": 0.1 if config.dropout is None else config.dropout,
+        "classes": dataset.classes is not None,
+    }
+    return ModelSpec("TabularNet", arguments)
 
 
 def model_and_loss(config: TrainConfig, dataset: Dataset) -> tuple[ModelSpec, Loss]:

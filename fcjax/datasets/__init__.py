@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fcjax.datasets.catalogue import DATASETS, load
     from fcjax.datasets.dataset import DataError, Dataset, Scaling, Split, Task
+    from fcjax.datasets.quantiles import Quantiles, by_quantiles, with_computed_features
     from fcjax.datasets.splitting import hold_out
     from fcjax.datasets.table import Preprocessing, load_table, read_table
 
@@ -18,13 +19,16 @@ __all__ = [
     "DataError",
     "Dataset",
     "Preprocessing",
+    "Quantiles",
     "Scaling",
     "Split",
     "Task",
+    "by_quantiles",
     "hold_out",
     "load",
     "load_table",
     "read_table",
+    "with_computed_features",
 ]
 
 _HOMES = {
@@ -32,13 +36,16 @@ _HOMES = {
     "DataError": "dataset",
     "Dataset": "dataset",
     "Preprocessing": "table",
+    "Quantiles": "quantiles",
     "Scaling": "dataset",
     "Split": "dataset",
     "Task": "dataset",
+    "by_quantiles": "quantiles",
     "hold_out": "splitting",
     "load": "catalogue",
     "load_table": "table",
     "read_table": "table",
+    "with_computed_features": "quantiles",
 }
 
 
