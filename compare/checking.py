@@ -1,31 +1,38 @@
 """``compare.check``: from a port to a report."""
 
 import dataclasses
+import functools
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import torch
 
-from compare.adequacy import check_adequacy
-from compare.cases import given_weights, make_cases, redraw_weights, torch_call
+from compare.adequacy import check_adequacy, unexercised
+from compare.cases import make_cases, torch_call
 from compare.checks.gradients import check_gradients, gradient_flow
-from compare.checks.outputs import check_outputs
-from compare.checks.parameters import check_parameters, check_weights, count_parameters
+from compare.checks.outputs import check_outputs, with_broken
+from compare.checks.parameters import can_run, check_parameters, check_weights, count_parameters, undecided
 from compare.checks.precision import GRADIENT_PREFIX, check_precision
 from compare.checks.statistics import check_statistics
-from compare.diagnose import Diagnosis, diagnose
-from compare.evidence import Evidence, LegError, Legs, gather, largest_output, sentence_of
+from compare.concessions import concede
+from compare.diagnose import Diagnosis, diagnose, trace_places
+from compare.evidence import Evidence, Gathered, LegError, Legs, gather, sentence_of
+from compare.execution import call_orders
 from compare.hypotheses.precision import FAST_VARIANCE, rerun, without_fast_variance
+from compare.influence import judge_influence
 from compare.legs.dropout import MaskMismatchError, UnseenMaskError
 from compare.legs.flax_function import FlaxFunction, flax_function
 from compare.legs.flax_leg import FlaxLeg
 from compare.legs.numpy_leg import NumpyLeg
 from compare.legs.run import Case
 from compare.legs.torch_leg import TorchLeg
+from compare.mapping.table import rows
 from compare.port import Port
+from compare.profile import gradient_norms, layer_errors, worst_array
+from compare.redraw import given_weights, redraw_weights
 from compare.result import Cause, CheckResult, Report, UsageError
 from compare.settling import settle
 from compare.structure import Call, Inputs, as_call
@@ -78,57 +85,106 @@ def _report(port: Port) -> Report:
         _expect_torch_runs(port)
         sentence = f"the Flax model can't be initialised on inputs that torch takes: {sentence_of(error)}"
         return Report(port.title, (_expected(CheckResult("outputs", "failed", sentence), port),))
-    mapping = propose_mapping(port.torch_model, function.shapes, port.mapping)
-    legs = _legs(port, function, mapping)
+    legs = _legs(port, function, WeightMapping(()))
+    mapping = _mapping(port, function, legs)
     weights = given_weights(port.torch_model)
     counts = count_parameters(port.torch_model, function, _numpy_count(legs, weights), port.formula)
     results = [
         check_weights(mapping, function, weights, copied=port.weights == "torch"),
         check_parameters(counts, mapping, port.torch_model, function),
     ]
-    evidence: tuple[Evidence, ...] = ()
-    refused: dict[str, str] = {}
-    sides = {problem.side for problem in mapping.problems}
-    if sides >= {"torch", "flax"}:
-        hint = "arrays are left over on both sides; name the pairs in mapping={torch name: Flax path}"
+    gathered = Gathered()
+    if not can_run(mapping):
+        hint = "arrays are left over that do not fit; name the pairs in mapping={torch name: Flax path}"
         results.append(CheckResult("outputs", "skipped", f"nothing was run: {hint}"))
-    elif "both" not in sides:
-        redrawn = redraw_weights(port.torch_model, port.seed + 1)
-        mapping = settle(mapping, legs, Case("redrawn weights", redrawn, torch_call(port)))
+    else:
         try:
-            cases = make_cases(port, largest_output(legs.torch64, port.mode, port.seed))
-            evidence, refused = gather(legs, cases, port.mode, port.seed)
-            results += _judge(port, evidence)
+            gathered = gather(legs, make_cases(port, legs.torch64), port.mode, port.seed)
+            gathered, idle = _exercised(port, legs, gathered)
+            if not port.strict:
+                gathered = dataclasses.replace(gathered, evidence=concede(legs.torch64, gathered.evidence))
+            results += _judge(port, gathered, idle)
         except MaskMismatchError as error:
             results.append(CheckResult("outputs", "failed", str(error)))
         except UnseenMaskError as error:
+            if error.leg == "torch":
+                return _in_evaluation(port, str(error))
             results.append(CheckResult("outputs", "inconclusive", str(error)))
         except LegError as error:
             results.append(CheckResult("outputs", "failed" if error.leg == "flax" else "error", str(error)))
-    diagnosis = _diagnosis(legs, mapping, evidence, port.strict)
+    evidence = gathered.evidence
+    diagnosis = _diagnosis(legs, mapping, evidence, port)
     if any(result.name == "precision" and result.status == "failed" for result in results):
         diagnosis = dataclasses.replace(
             diagnosis, causes=(*diagnosis.causes, *_precision_causes(port, mapping, evidence))
         )
+    results = undecided(results, mapping)
     return Report(
         name=port.title,
         checks=tuple(_expected(result, port) for result in results),
         first_divergence=diagnosis.divergence,
         causes=diagnosis.causes,
         numbers={"parameters": counts, **_numbers(results, evidence)},
-        settings=_settings(port, legs, refused, diagnosis.note),
+        settings=_settings(port, legs, gathered.refused, diagnosis.note),
+        layers=layer_errors(diagnosis.places),
+        worst_array=worst_array(evidence),
+        gradient_norms=gradient_norms(evidence[0]) if evidence else {},
+        mapping=rows(mapping),
     )
 
 
-def _diagnosis(legs: Legs, mapping: WeightMapping, evidence: tuple[Evidence, ...], strict: bool) -> Diagnosis:
-    """Where and what, if outputs or gradients differ."""
+def _mapping(port: Port, function: FlaxFunction, legs: Legs) -> WeightMapping:
+    """What names, order and shapes propose, as far as runs of both models on redrawn weights confirm it."""
+
+    def case() -> Case:
+        return Case("redrawn weights", redraw_weights(port.torch_model, port.seed + 1), torch_call(port))
+
+    orders = functools.partial(call_orders, legs)
+    mapping = propose_mapping(
+        port.torch_model, function.shapes, port.mapping, kinds=function.kinds, orders=lambda: orders(case())
+    )
+    legs.flax64.mapping = legs.flax32.mapping = mapping
+    if not can_run(mapping) or not (mapping.choices or mapping.problems):
+        return mapping
+    return judge_influence(settle(mapping, legs, case()), legs, case())
+
+
+# A unit that no case wakes by chance is woken by other weights; one that is dead stays so.
+_MOST_REDRAWS = 3
+
+
+def _exercised(port: Port, legs: Legs, gathered: Gathered) -> tuple[Gathered, list[str]]:
+    """The evidence, on further weights where something was never exercised, and what still was not."""
+    idle = unexercised(gathered.evidence, legs.torch64)
+    for k in range(1, _MOST_REDRAWS + 1):
+        if not idle:
+            break
+        again = redraw_weights(port.torch_model, port.seed + 1000 * k)
+        case = Case(f"weights redrawn again ({k})", again, gathered.evidence[-1].case.call)
+        more = gather(legs, [case], port.mode, port.seed + 1000 * k)
+        gathered = dataclasses.replace(gathered, evidence=gathered.evidence + more.evidence)
+        idle = unexercised(gathered.evidence, legs.torch64)
+    return gathered, idle
+
+
+def _in_evaluation(port: Port, reason: str) -> Report:
+    """The report of evaluation mode, where training mode can't be compared."""
+    report = _report(dataclasses.replace(port, mode="eval"))
+    skipped = CheckResult("training mode", "skipped", f"{reason}; judged in evaluation mode instead")
+    return dataclasses.replace(report, checks=(*report.checks, skipped))
+
+
+def _diagnosis(legs: Legs, mapping: WeightMapping, evidence: tuple[Evidence, ...], port: Port) -> Diagnosis:
+    """Where and what, if outputs or gradients differ; else how well each layer agrees, where that is asked for."""
     failing = [
         item
         for item in evidence
-        if (strict or not item.case.kinks)
+        if (port.strict or not item.case.aside)
         and "failed" in (check_outputs([item], strict=True).status, check_gradients([item], strict=True).status)
     ]
     try:
+        if not failing and evidence and port.profile:
+            return Diagnosis(None, places=trace_places(legs, mapping, evidence[0]))
         return diagnose(legs, mapping, failing)
     except Exception as error:  # the verdict stands, whatever a model does while it is watched
         return Diagnosis(None, note=f"the search for the place and the cause broke off: {sentence_of(error)}")
@@ -184,8 +240,10 @@ def _legs(port: Port, function: FlaxFunction, mapping: WeightMapping) -> Legs:
     )
 
 
-def _judge(port: Port, evidence: tuple[Evidence, ...]) -> list[CheckResult]:
-    results = [check_outputs(evidence, port.strict), check_gradients(evidence, port.strict)]
+def _judge(port: Port, gathered: Gathered, idle: Sequence[str]) -> list[CheckResult]:
+    evidence = gathered.evidence
+    outputs = with_broken(check_outputs(evidence, port.strict), gathered.broken, port.strict)
+    results = [outputs, check_gradients(evidence, port.strict)]
     results.append(check_precision(evidence, all(result.status != "failed" for result in results)))
     if port.mode == "train":
         momenta = {
@@ -194,7 +252,7 @@ def _judge(port: Port, evidence: tuple[Evidence, ...]) -> list[CheckResult]:
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.momentum is not None
         }
         results.append(check_statistics(evidence, momenta, port.strict))
-    return [*results, check_adequacy(evidence)]
+    return [*results, check_adequacy(evidence, idle)]
 
 
 def _expected(result: CheckResult, port: Port) -> CheckResult:

@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -61,7 +61,10 @@ def check(
     input: tuple[str, ...] = (),
     train: bool = False,
     json: Path | None = None,
+    html: Path | None = None,
     seed: int = 0,
+    show_mapping: bool = False,
+    mutants: int = 0,
 ) -> int:
     """Checks a port: one import path of a compare.Port, or two of functions that make the torch and the Flax model.
 
@@ -71,7 +74,10 @@ def check(
         input: shape and dtype of each positional input of the two models, for example 8x784 or 4x16:int64.
         train: compare in training mode, with the same dropout masks on both sides.
         json: also write the report to this file.
+        html: also write the report to this file, as one page for a browser.
         seed: of drawn inputs, redrawn weights and masks.
+        show_mapping: also print which torch array is which Flax array, how it is laid out and what told so.
+        mutants: also plant up to this many small mistakes in the torch model, and say how many the check would notice.
     """
     _quiet_gpu_memory()
     import dataclasses
@@ -98,10 +104,24 @@ def check(
             mode="train" if train else "eval",
             seed=seed,
         )
-    report = check_port(port)
+    with _status(f"checking {port.title}"):
+        report = check_port(dataclasses.replace(port, profile=port.profile or html is not None))
     print(report.text())
+    if show_mapping:
+        from compare.mapping.table import table
+
+        print(table(report.mapping))
+    if mutants:
+        from compare.mutation import mutation_score
+
+        with _status(f"planting mistakes in {port.title}"):
+            score = mutation_score(port, max_mutants=mutants)
+        report = dataclasses.replace(report, numbers={**report.numbers, "mutants": dataclasses.asdict(score)})
+        print(f"  mutants: {score.text()}")
     if json is not None:
         _write(json, report.to_json())
+    if html is not None:
+        _write(html, report.to_html())
     return _code(report)
 
 
@@ -111,6 +131,8 @@ def convert(
     torch: str,
     flax: str,
     to: Literal["flax", "torch"],
+    overwrite: bool = False,
+    show_mapping: bool = False,
 ) -> int:
     """Converts a weights file from one framework to the other.
 
@@ -120,14 +142,32 @@ def convert(
         torch: pkg.mod:make_torch, a function that makes the torch model.
         flax: pkg.mod:make_flax, a function that makes the Flax model.
         to: the framework to convert to.
+        overwrite: replace the target if it exists.
+        show_mapping: also print which torch array is which Flax array, how it is laid out and what told so.
     """
     _quiet_gpu_memory()
     from compare.conversion import convert_files
 
     torch_model, flax_model = _called(_imported(torch), torch), _called(_imported(flax), flax)
-    mapping = convert_files(source, target, torch_model, flax_model, to=to)
-    print(f"{target}: {len(mapping.rules)} arrays written for {to}")
+    mapping = convert_files(source, target, torch_model, flax_model, to=to, overwrite=overwrite)
+    written = len({rule.target if to == "flax" else rule.source for rule in mapping.rules})
+    print(f"{target}: {written} arrays written for {to}")
+    if to == "torch" and mapping.zeroed:
+        print(f"  zeros in {', '.join(mapping.zeroed)}: torch adds another array to each, and that one holds the sum")
+    if show_mapping:
+        from compare.mapping.table import rows, table
+
+        print(table(rows(mapping)))
     return EQUAL
+
+
+def _status(words: str) -> AbstractContextManager[object]:
+    """A line that moves while something long goes on, on a terminal's standard error."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(words)
 
 
 def _quiet_gpu_memory() -> None:

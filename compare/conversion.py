@@ -10,6 +10,7 @@ import torch
 from flax import nnx
 
 from compare.legs.flax_function import FlaxFunction, flax_function
+from compare.mapping.given import Given
 from compare.result import UsageError
 from compare.structure import is_floating, to_numpy
 from compare.weight_files import as_tensor, read_weights, write_weights
@@ -18,12 +19,13 @@ from compare.weights import WeightMapping, propose_mapping
 __all__ = ["convert", "convert_files"]
 
 
-def convert(source: Any, target: Any, *, mapping: Mapping[str, Any] | None = None) -> WeightMapping:
+def convert(source: Any, target: Any, *, mapping: Given = None) -> WeightMapping:
     """Copies the weights of ``source`` into ``target``, in place.
 
     Args:
         source, target: a ``torch.nn.Module`` and a ``flax.nnx.Module``, either way round.
-        mapping: torch name -> Flax path, or (Flax path, linear function), for what automation can't know.
+        mapping: torch name -> Flax path, (Flax path, linear function) or (Flax path, linear function, its inverse), for
+            what automation can't know; or a function of the torch name that returns one of these or None.
 
     Returns:
         The mapping that was used.
@@ -41,6 +43,7 @@ def convert(source: Any, target: Any, *, mapping: Mapping[str, Any] | None = Non
     if isinstance(source, nnx.Module) and isinstance(target, torch.nn.Module):
         function, rules = _mapped(target, source, mapping)
         arrays = rules.to_torch(function.leaves)
+        _raise_for_ties(rules.to_flax(arrays), function.leaves)
         _raise_for_kinds(arrays, {name: to_numpy(tensor) for name, tensor in _named(target).items()})
         _write_torch(target, arrays)
         return rules
@@ -57,7 +60,8 @@ def convert_files(
     flax_model: nnx.Module,
     *,
     to: str,
-    mapping: Mapping[str, Any] | None = None,
+    mapping: Given = None,
+    overwrite: bool = False,
 ) -> WeightMapping:
     """Converts a weights file of one framework into one of the other.
 
@@ -70,10 +74,13 @@ def convert_files(
         torch_model, flax_model: models of the file's shapes.
         to: "flax" or "torch".
         mapping: as ``convert`` takes it.
+        overwrite: whether an existing target may be replaced.
 
     Raises:
-        UsageError: a file that can't be read, or weights that do not fit the models.
+        UsageError: a file that can't be read, weights that do not fit the models, or a target that exists.
     """
+    if Path(target).exists() and not overwrite:
+        raise UsageError(f"{target}: expected a new file, found one that exists; --overwrite replaces it")
     arrays = read_weights(source)
     if to == "flax":
         load_torch(torch_model, arrays, str(source))
@@ -126,15 +133,31 @@ def _raise_for_kinds(given: Mapping[str, np.ndarray], target: Mapping[str, np.nd
         raise UsageError("weights are of another kind of number:\n" + "\n".join(faults))
 
 
+def _raise_for_ties(again: Mapping[str, np.ndarray], leaves: Mapping[str, np.ndarray]) -> None:
+    """What torch holds once must be the same in all the Flax arrays that it fills."""
+    faults = [path for path, array in again.items() if not _equal(array, leaves[path])]
+    if faults:
+        raise UsageError(
+            f"{', '.join(faults)}: expected the numbers of the other Flax arrays that are one array in torch (tied "
+            "weights, or a function and its inverse), found others; no torch weights compute the same"
+        )
+
+
+def _equal(found: np.ndarray, expected: np.ndarray) -> bool:
+    if not is_floating(expected):
+        return bool(np.array_equal(found, expected))
+    # A given function and its inverse may round; what is merely moved is equal.
+    a, b = found.astype(np.float64), expected.astype(np.float64)
+    return bool(np.allclose(a, b, rtol=1e-5, atol=1e-6 * float(np.abs(b).max(initial=0.0)), equal_nan=True))
+
+
 def _kind(array: np.ndarray) -> str:
     return "floating" if is_floating(array) else array.dtype.kind
 
 
-def _mapped(
-    torch_model: torch.nn.Module, flax_model: nnx.Module, given: Mapping[str, Any] | None
-) -> tuple[FlaxFunction, WeightMapping]:
+def _mapped(torch_model: torch.nn.Module, flax_model: nnx.Module, given: Given) -> tuple[FlaxFunction, WeightMapping]:
     function = flax_function(flax_model, "eval")
-    rules = propose_mapping(torch_model, function.shapes, given)
+    rules = propose_mapping(torch_model, function.shapes, given, kinds=function.kinds)
     rules.raise_for_problems()
     return function, rules
 

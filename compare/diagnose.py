@@ -20,7 +20,7 @@ from compare.result import Cause, Divergence
 from compare.verdict import SAMENESS_FACTOR, compare_arrays, spread
 from compare.weights import WeightMapping
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["Diagnosis", "diagnose", "trace_places"]
 
 Gradients = Mapping[str, np.ndarray | None]
 
@@ -36,11 +36,13 @@ class Diagnosis:
         divergence: the first place where the computations part, None if none was found.
         causes: mistakes that reproduce it, each with those behind it.
         note: why there is nothing to say, where something went wrong.
+        places: all places of the case that was searched, without any hypothesis.
     """
 
     divergence: Divergence | None
     causes: tuple[Cause, ...] = ()
     note: str = ""
+    places: tuple[Place, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +154,8 @@ def diagnose(legs: Legs, mapping: WeightMapping, failing: Sequence[Evidence]) ->
     examiner, *others = [_Examiner(legs, mapping, evidence) for evidence in _diverse(failing)]
     state = examiner.state([])
     if state is None or state.divergence is None:
-        return Diagnosis(None)
-    first = state.divergence
+        return Diagnosis(None, places=() if state is None else state.places)
+    first, places = state.divergence, state.places
     accepted: list[Hypothesis] = []
     causes: list[Cause] = []
     while state.divergence is not None and len(causes) < _MOST_CAUSES:
@@ -163,7 +165,13 @@ def diagnose(legs: Legs, mapping: WeightMapping, failing: Sequence[Evidence]) ->
         causes += [hypothesis.cause(_words(state, after)) for hypothesis, after in fits]
         accepted.append(fits[0][0])
         state = fits[0][1]
-    return Diagnosis(first, tuple(causes))
+    return Diagnosis(first, tuple(causes), places=places)
+
+
+def trace_places(legs: Legs, mapping: WeightMapping, evidence: Evidence) -> tuple[Place, ...]:
+    """The error at every place of one case, where nothing differs and nothing has to be searched."""
+    state = _Examiner(legs, mapping, evidence).state([])
+    return () if state is None else state.places
 
 
 def _diverse(failing: Sequence[Evidence]) -> list[Evidence]:

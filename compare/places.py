@@ -154,7 +154,7 @@ def _or_zeros(gradient: np.ndarray | None, like: np.ndarray) -> np.ndarray:
 
 def _worse(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
     """Of two (error, allowed) the one that exceeds its allowance by more."""
-    return b if not b[0] * (a[1] or 1e-300) <= a[0] * (b[1] or 1e-300) else a
+    return b if not b[0] * (a[1] or 1e-300) < a[0] * (b[1] or 1e-300) else a
 
 
 def _alignment(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, ...] | None:

@@ -25,7 +25,8 @@ class Port:
             outputs to the same structure and layout.
         weights: "torch" copies torch's parameters and buffers into a copy of the Flax model first; None compares the
             values as they stand.
-        mapping: torch name -> Flax path, or (Flax path, linear function), for what automation can't know.
+        mapping: torch name -> Flax path, or (Flax path, linear function), for what automation can't know; or a function
+            of the torch name that returns one of these, or None to leave that array to automation.
         mode: "eval" or "train"; in training mode torch's dropout masks are replayed on every leg.
         flax_call: {"eval": {...}, "train": {...}}: static keyword arguments of the Flax call.
         frozen: paths of inputs that probes must not touch, "0" for the first positional argument.
@@ -38,6 +39,8 @@ class Port:
         strict: whether differences that arise only at ties and zeros count as failures.
         seed: of redrawn weights, probes, cotangents and masks.
         expected_failures: check name -> reason: such a failure is reported as a note.
+        profile: whether the report of a port that passes holds the error of every layer too, which takes a traced run
+            of both models more. One that fails always does.
     """
 
     torch_model: torch.nn.Module
@@ -48,7 +51,7 @@ class Port:
     flax_variables: Mapping[str, Any] | None = None
     outputs: Callable[[Any], Any] | tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None] | None = None
     weights: Literal["torch"] | None = "torch"
-    mapping: Mapping[str, Any] | None = None
+    mapping: Mapping[str, Any] | Callable[[str], Any] | None = None
     mode: Literal["eval", "train"] = "eval"
     flax_call: Mapping[str, Mapping[str, Any]] | None = None
     frozen: Sequence[str] = ()
@@ -59,6 +62,7 @@ class Port:
     strict: bool = False
     seed: int = 0
     expected_failures: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    profile: bool = False
 
     def __post_init__(self) -> None:
         """Raises ``UsageError`` for a field of the wrong kind."""

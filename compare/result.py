@@ -5,7 +5,17 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Cause", "CheckResult", "Divergence", "Leaf", "Report", "UsageError"]
+__all__ = [
+    "Cause",
+    "CheckResult",
+    "Divergence",
+    "LayerError",
+    "Leaf",
+    "MutationScore",
+    "Picture",
+    "Report",
+    "UsageError",
+]
 
 CheckStatus = Literal["passed", "failed", "noted", "constants", "skipped", "error", "inconclusive"]
 ReportStatus = Literal["passed", "failed", "inconclusive", "error"]
@@ -108,6 +118,52 @@ class Cause:
 
 
 @dataclasses.dataclass(frozen=True)
+class LayerError:
+    """How far both sides are apart at one place of the network.
+
+    Args:
+        module, flax_path: its names.
+        edge: "input" for what goes into the module, "output" for what comes out.
+        error, allowed: largest difference of the values, and what rounding explains.
+        gradient_error, gradient_allowed: the same for the gradients.
+    """
+
+    module: str
+    flax_path: str
+    edge: Literal["input", "output"]
+    error: float
+    allowed: float
+    gradient_error: float = 0.0
+    gradient_allowed: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """The differences of the array that differs most, small enough to be drawn.
+
+    Args:
+        path: the array's name.
+        case: in which case.
+        shape: of the array.
+        cells: largest absolute difference in each cell of a grid laid over the array as a matrix.
+        allowed: what rounding explains.
+        index: where the largest difference is, in the array.
+        cell: the same in the grid: row and column.
+        expected, found: the values there, in torch and in Flax.
+    """
+
+    path: str
+    case: str
+    shape: tuple[int, ...]
+    cells: tuple[tuple[float, ...], ...]
+    allowed: float
+    index: tuple[int, ...] | None
+    cell: tuple[int, int] | None
+    expected: float
+    found: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """Everything a check found.
 
@@ -118,6 +174,10 @@ class Report:
         causes: what, likeliest first.
         numbers: the figures of the table of models: parameter counts and errors.
         settings: precision switches and versions in force.
+        mapping: a row for each array: torch, flax, transform (in words) and found (what proposed the pair).
+        layers: the error at each place of the network, in the order of execution.
+        worst_array: the array that differs most; None where all agree.
+        gradient_norms: torch name -> norm of the parameter's gradient in torch and in Flax, on the given inputs.
     """
 
     name: str
@@ -126,6 +186,10 @@ class Report:
     causes: tuple[Cause, ...] = ()
     numbers: dict[str, Any] = dataclasses.field(default_factory=dict)
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    mapping: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    layers: tuple[LayerError, ...] = ()
+    worst_array: Picture | None = None
+    gradient_norms: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def status(self) -> ReportStatus:
@@ -167,19 +231,48 @@ class Report:
 
         return json.dumps(jsonable(self), indent=2)
 
+    def to_html(self) -> str:
+        """The report as one HTML page that needs no other file and no network."""
+        from compare.report.html import to_html
+
+        return to_html(self)
+
     def save(self, path: str | Path) -> None:
-        """Writes the report in the format of the file name's suffix: .txt or .json.
+        """Writes the report in the format of the file name's suffix: .txt, .json or .html.
 
         Raises:
-            UsageError: for any other suffix.
+            UsageError: for any other suffix, or where the file can't be written.
         """
         path = Path(path)
-        formats = {".txt": self.text, ".json": self.to_json}
+        formats = {".txt": self.text, ".json": self.to_json, ".html": self.to_html}
         if path.suffix not in formats:
-            raise UsageError(f"{path}: expected a file name that ends in {' or '.join(formats)}")
-        path.write_text(formats[path.suffix](), encoding="utf-8")
+            raise UsageError(f"{path}: expected a file name that ends in {', '.join(formats)}, found {path.suffix!r}")
+        try:
+            path.write_text(formats[path.suffix]() + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{path}: can't be written ({error.strerror})") from error
 
     def raise_for_failure(self) -> None:
         """Raises an ``AssertionError`` with the report's text unless the port passed."""
         if not self.passed:
             raise AssertionError(self.text())
+
+
+@dataclasses.dataclass(frozen=True)
+class MutationScore:
+    """How many small planted mistakes a check would notice.
+
+    Args:
+        planted: how many were tried.
+        noticed: how many of them would make the check fail.
+        missed: the others, by place.
+    """
+
+    planted: int
+    noticed: int
+    missed: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """One sentence."""
+        sentence = f"{self.noticed} of {self.planted} planted mistakes would be noticed"
+        return f"{sentence}; not noticed: {', '.join(self.missed)}" if self.missed else sentence

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Call", "Inputs", "as_call", "flatten", "is_array", "is_floating", "rebuild", "to_numpy"]
+__all__ = ["Call", "Inputs", "as_call", "exact", "flatten", "is_array", "is_floating", "rebuild", "to_numpy"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +64,12 @@ def to_numpy(array: Any) -> np.ndarray:
             array = array.float()  # NumPy has no bfloat16
         array = array.numpy()
     return np.array(array)
+
+
+def exact(array: np.ndarray) -> np.ndarray:
+    """``array`` in float64, its numbers such that float32 holds them too; other kinds of number as they are."""
+    # What both precisions are given must be the same number, or the rounding of the input would count as an error.
+    return array.astype(np.float32).astype(np.float64) if is_floating(array) else array
 
 
 def is_floating(array: Any) -> bool:

@@ -7,21 +7,36 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
+from fcjax.expectations import UsageError
+from fcjax.expectations import expect_number as _number
+from fcjax.expectations import expect_one_of as _one_of
+from fcjax.expectations import expect_whole_number as _whole_number
+from fcjax.memory_size import memory_size
+
 __all__ = ["MODELS", "OPTIMIZERS", "SCHEDULES", "STRATEGIES", "TASKS", "TrainConfig", "UsageError"]
-
-
-class UsageError(ValueError):
-    """What the user asked for can't be done; the message says in one sentence what was expected and found."""
-
 
 Task = Literal["digits", "mnist", "fashion", "housing", "california", "table"]
 Strategy = Literal["pmap", "jit", "shard"]
 Optimizer = Literal["sgd", "momentum", "adam", "adamw", "rmsprop"]
 Schedule = Literal["cosine", "constant", "step"]
 Model = Literal["article", "mlp", "tabular"]
+Activation = Literal[
+    "linear",
+    "relu",
+    "leaky_relu",
+    "elu",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "sigmoid",
+    "tanh",
+    "softplus",
+    "softmax",
+    "log_softmax",
+]
 Kind = Literal["auto", "classification", "regression"]
 Preset = Literal["article", "best"]
-Features = Literal["standard", "quantile"]
+Features = Literal["standard", "quantile", "pieces"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Matmul = Literal["float32", "tf32"]
 
@@ -54,7 +69,11 @@ class TrainConfig:
     validation: float | None = None
     """Share of the training rows that is held out for choices; where not given 0.15 of a table, else none."""
     features: Features = "standard"
-    """How columns of numbers are seen: by mean 0 and deviation 1, or by rank, as quantiles of a normal distribution."""
+    """How columns of numbers are seen: by mean 0 and deviation 1, by rank (as quantiles of a normal distribution), or
+    in pieces, as shares of --bins bins that hold equally many training rows."""
+    patience: int | None = None
+    """Stop when the validation loss has not fallen for so many epochs, and take the weights of its best epoch. Where
+    not given a table's validation part chooses the best epoch too; 0 for the last epoch as it is."""
     preset: Preset | None = None
     """Starting values of the other settings: article trains as the article does, best by the best recipe known."""
     model: Model = "article"
@@ -62,12 +81,12 @@ class TrainConfig:
     tabular: several nets of --hidden that share weights, for columns of numbers. A table has an MLP where not given."""
     hidden: tuple[int, ...] = (512, 256)
     """Widths of the hidden layers of an MLP, or of tabular."""
-    activation: str = "relu"
+    activation: Activation = "relu"
     """Hidden activation of an MLP."""
     members: int = 16
     """Nets that share their weights and answer together (with tabular only)."""
     bins: int = 48
-    """Pieces of the embedding of each number, with as many training rows in each (with tabular only)."""
+    """Pieces of each number, with as many training rows in each (with tabular or pieces)."""
     embedding: int = 16
     """Width of the embedding of each number (with tabular only)."""
     dropout: float | None = None
@@ -78,9 +97,9 @@ class TrainConfig:
     """Training samples are moved towards a greater loss, by a distance up to this (root mean square over the inputs,
     in units of their standard deviation)."""
     epochs: int = 20
-    """Passes over the training set."""
+    """Passes over the training set; of a table, where not given, more the smaller it is."""
     batch_size: int = 128
-    """Samples per step, over all devices together."""
+    """Samples per step, over all devices together; of a table, where not given, 8 to 256 by its size."""
     optimizer: Optimizer = "adam"
     """Update rule, with PyTorch's defaults."""
     learning_rate: float = 1e-3
@@ -117,6 +136,9 @@ class TrainConfig:
     """pmap: all local devices; jit: one device; shard: shard_map over a mesh of all devices."""
     devices: str | None = None
     """cpu, gpu, or how many devices to use; all that JAX finds where not given."""
+    device_memory: str | None = None
+    """Memory of each device for data, such as 500MB or 2GiB: sets that are larger are streamed. Where not given, half
+    of what a GPU has; on a CPU all data is kept."""
     precision: Precision = "float32"
     """Arithmetic of the network; parameters and loss stay float32. float16 comes with a dynamic loss scale."""
     matmul: Matmul = "float32"
@@ -148,6 +170,7 @@ class TrainConfig:
         """Raises a ``UsageError`` that names the first field out of range, what was expected and what was found."""
         _one_of("task", self.task, TASKS)
         _one_of("model", self.model, MODELS)
+        _one_of("activation", self.activation, get_args(Activation))
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("strategy", self.strategy, STRATEGIES)
@@ -156,11 +179,14 @@ class TrainConfig:
         _one_of("kind", self.kind, get_args(Kind))
         _one_of("features", self.features, get_args(Features))
         self._check_table()
+        _ = self.device_bytes
         if self.swept and self.seeds > 1:
             raise UsageError(f"sweep: expected with one seed, found {self.seeds}")
         for name in ("epochs", "batch_size", "seeds", "segments", "keep_checkpoints", "members", "bins", "embedding"):
             _whole_number(name, getattr(self, name), least=1)
         _whole_number("seed", self.seed, least=0)
+        if self.patience is not None:
+            _whole_number("patience", self.patience, least=0)
         if self.checkpoint_every is not None:
             _whole_number("checkpoint_every", self.checkpoint_every, least=1)
         if not self.checkpoint_seconds >= 0:
@@ -189,6 +215,18 @@ class TrainConfig:
             _number(name, getattr(self, name), above=False)
         for name in ("step_epochs", "clip_norm"):
             _number(name, getattr(self, name), above=True)
+
+    @property
+    def device_bytes(self) -> int | None:
+        """``device_memory`` in bytes.
+
+        Raises:
+            UsageError: it is no amount of memory.
+        """
+        try:
+            return None if self.device_memory is None else memory_size(self.device_memory)
+        except ValueError as error:
+            raise UsageError(f"device_memory: {error}") from None
 
     @property
     def swept(self) -> tuple[str, tuple[float, ...]] | None:
@@ -239,18 +277,3 @@ class TrainConfig:
         """All fields as plain JSON values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-
-
-def _one_of(name: str, found: str, expected: tuple[str, ...]) -> None:
-    if found not in expected:
-        raise UsageError(f"{name}: expected one of {', '.join(expected)}; found {found!r}")
-
-
-def _whole_number(name: str, found: object, least: int) -> None:
-    if isinstance(found, bool) or not isinstance(found, int) or found < least:
-        raise UsageError(f"{name}: expected a whole number of at least {least}, found {found!r}")
-
-
-def _number(name: str, found: float | None, above: bool) -> None:
-    if found is not None and not (math.isfinite(found) and (found > 0 if above else found >= 0)):
-        raise UsageError(f"{name}: expected a finite number {'above' if above else 'of at least'} 0, found {found}")

@@ -75,7 +75,11 @@ def refuse_disagreement(config: TrainConfig, dataset: Dataset) -> None:
     """Raises a ``UsageError`` in every process where one of them has other settings or other data than process 0."""
     if jax.process_count() == 1:
         return
-    settings = {name: value for name, value in config.to_json().items() if name not in FREE - {"strategy", "segments"}}
+    settings = {
+        name: value
+        for name, value in config.to_json().items()
+        if name not in FREE - {"device_memory", "segments", "strategy"}
+    }
     digests = [hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()]
     digests.append(bytes.fromhex(fingerprint(dataset)))
     every = multihost_utils.process_allgather(np.frombuffer(b"".join(digests), np.uint8).reshape(2, 32))

@@ -15,7 +15,7 @@ from fcjax.datasets import Dataset
 from fcjax.diagnostics import layer_activations, layer_statistics, statistics_table
 from fcjax.prediction import Run, load_run
 from fcjax.summary import summary
-from fcjax.tasks import load_data
+from fcjax.task_data import load_data
 
 __all__ = ["inspect_run"]
 

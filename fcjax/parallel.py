@@ -6,12 +6,13 @@
 | jit      | ``jit(f)``             | one                                            |
 | shard    | ``jit(shard_map(f))``  | a mesh of all, of all processes                |
 
-The function has the form ``f(state, *shared, device) -> result``. State, shared arguments and results are the same
-on every device and have no leading device axis; ``device`` is the only argument that differs.
+The function has the form ``f(state, *shared, *own, device) -> result``. State, shared arguments and results are the
+same on every device and have no leading device axis; ``own`` and ``device`` differ from device to device.
 """
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -61,30 +62,80 @@ class Parallel:
         host = np.array(leaf, copy=True)
         return jax.make_array_from_callback(host.shape, self.sharding, lambda index: host[index])
 
+    def share(self, tree: Any) -> Any:
+        """Every NumPy array of ``tree`` on every device, straight from the host; not to be donated."""
+
+        def place(source: np.ndarray) -> jax.Array:
+            return jax.make_array_from_callback(source.shape, self.sharding, lambda index: source[index])
+
+        return jax.tree.map(place, tree)
+
+    def spread(self, shape: tuple[int, ...], dtype: Any, part: Callable[[int], np.ndarray]) -> jax.Array:
+        """An array of ``shape`` ``(devices, ...)`` of which each device holds its own entry.
+
+        Args:
+            shape, dtype: of the whole.
+            part: gives the entry of a device; asked for the devices of this process alone.
+        """
+
+        def entry(index: tuple[slice, ...]) -> np.ndarray:
+            return np.asarray(part(index[0].start or 0), dtype)[None]
+
+        return jax.make_array_from_callback(shape, self._spread, entry)
+
+    def example(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        """Stands for what ``spread`` gives, in ``compile``."""
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self._spread)
+
+    def on_the_host(self) -> AbstractContextManager[Any]:
+        """JAX's computations inside it run on the CPU and leave the devices alone."""
+        try:
+            return jax.default_device(jax.local_devices(backend="cpu")[0])
+        except RuntimeError:  # JAX was told to leave the CPU out
+            return nullcontext()
+
+    @property
+    def device_memory(self) -> int:
+        """Bytes that every device of this process has at least; 0 where they don't say."""
+        own = [device for device in self.devices if device.process_index == jax.process_index()]
+        return min((device.memory_stats() or {}).get("bytes_limit", 0) for device in own)
+
     def compile(
-        self, function: Callable[..., Any], state: Any, *shared: Any, replicas: int = 1, donate: bool = False
+        self,
+        function: Callable[..., Any],
+        state: Any,
+        *shared: Any,
+        own: tuple[Any, ...] = (),
+        own_per_replica: bool = False,
+        replicas: int = 1,
+        donate: bool = False,
     ) -> tuple[Callable[..., Any], float]:
-        """Compiles ``function(state, *shared, device)`` ahead of its first call.
+        """Compiles ``function(state, *shared, *own, device)`` ahead of its first call.
 
         Args:
             function: the same on every device; reduces over ``axis_name`` itself.
             state: an example, placed by ``replicate``.
-            shared: further arguments, placed by ``replicate``.
+            shared: further arguments, placed by ``replicate`` or ``share``.
+            own: arguments placed by ``spread``, or examples of them; the function sees one device's entry.
+            own_per_replica: whether each entry of ``own`` in its turn has an entry for each replica.
             replicas: with more than one, every leaf of the state has a leading replica axis, and so have the results.
             donate: the call may overwrite its ``state``, which saves a copy; the caller must not use it afterwards.
 
         Returns:
-            The compiled ``(state, *shared) -> result``, and the seconds that compiling took.
+            The compiled ``(state, *shared, *own) -> result``, and the seconds that compiling took.
         """
         started = time.perf_counter()
         numbers = np.arange(len(self.devices), dtype=np.int32)
         # Every process fills in its own part; pmap, too, takes arrays over all processes once it is compiled.
         index = jax.make_array_from_callback(numbers.shape, self._spread, lambda part: numbers[part])
         if replicas > 1:
-            function = jax.vmap(function, in_axes=(0,) + (None,) * (len(shared) + 1))
-        program = self._program(function, len(shared), (0,) if donate else ())
-        compiled = program.lower(state, *shared, index).compile()
-        return lambda state, *shared: compiled(state, *shared, index), time.perf_counter() - started
+            own_axes = (0 if own_per_replica else None,) * len(own)
+            function = jax.vmap(function, in_axes=(0, *(None,) * len(shared), *own_axes, None))
+        program = self._program(function, len(shared), len(own) + 1, (0,) if donate else ())
+        # On a GPU sums are otherwise added in any order: a resumed run could not end bit for bit like another.
+        options: dict[str, Any] = {"xla_gpu_deterministic_ops": True} if self.devices[0].platform == "gpu" else {}
+        compiled = program.lower(state, *shared, *own, index).compile(options)
+        return lambda state, *rest: compiled(state, *rest, index), time.perf_counter() - started
 
     @property
     def _spread(self) -> Sharding:
@@ -93,22 +144,23 @@ class Parallel:
             return self.sharding
         return NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec(AXIS))
 
-    def _program(self, function: Callable[..., Any], shared: int, donated: tuple[int, ...]) -> Any:
+    def _program(self, function: Callable[..., Any], shared: int, own: int, donated: tuple[int, ...]) -> Any:
         if self.strategy == "pmap":
-            axes = (None,) * (1 + shared) + (0,)
+            axes = (None,) * (1 + shared) + (0,) * own
             # out_axes=None takes one device's result on trust; the tests compare the shards bit by bit.
             return jax.pmap(function, AXIS, in_axes=axes, out_axes=None, devices=self.devices, donate_argnums=donated)
         whole, split = PartitionSpec(), PartitionSpec(AXIS)
 
-        def one_index(*arguments: Any) -> Any:
-            return function(*arguments[:-1], arguments[-1][0])  # device: (1,) -> ()
+        def own_entry(*arguments: Any) -> Any:
+            entries = jax.tree.map(lambda x: x.reshape(x.shape[1:]), arguments[-own:])  # (1, ...) -> (...)
+            return function(*arguments[:-own], *entries)
 
         if self.strategy == "jit":
-            return jax.jit(one_index, donate_argnums=donated)
+            return jax.jit(own_entry, donate_argnums=donated)
         mapped = jax.shard_map(
-            one_index,
+            own_entry,
             mesh=Mesh(np.array(self.devices), (AXIS,)),
-            in_specs=(whole,) * (1 + shared) + (split,),
+            in_specs=(whole,) * (1 + shared) + (split,) * own,
             out_specs=whole,
             # With the check on, gradients arrive already summed and the step's own psum would count them again.
             check_vma=False,

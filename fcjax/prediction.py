@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from fcjax.config import UsageError
-from fcjax.datasets import Dataset, Preprocessing, Quantiles, Scaling
+from fcjax.datasets import Dataset, Preprocessing, Scaling
+from fcjax.datasets.features import Encoding, from_json
 from fcjax.tasks import ModelSpec
 
 __all__ = ["Run", "describe_run", "load_run"]
@@ -35,7 +36,7 @@ class Run:
         models: one per replica, in evaluation mode.
         task: ``"classification"`` or ``"regression"``.
         input_shape: of one sample.
-        input_scaling, target_scaling: how the network sees inputs (perhaps by rank) and targets; None for as they are.
+        input_scaling, target_scaling: how the network sees inputs (perhaps encoded) and targets; None for as they are.
         classes: names of the classes, empty in regression.
         preprocessing: of the user's own table, else None.
     """
@@ -46,7 +47,7 @@ class Run:
     models: list[nnx.Module] = field(repr=False)
     task: str
     input_shape: tuple[int, ...]
-    input_scaling: Scaling | Quantiles | None = field(repr=False)
+    input_scaling: Scaling | Encoding | None = field(repr=False)
     target_scaling: Scaling | None = field(repr=False)
     classes: tuple[str, ...]
     preprocessing: Preprocessing | None = field(repr=False)
@@ -103,7 +104,7 @@ class Run:
 def describe_run(spec: ModelSpec, dataset: Dataset, preprocessing: Preprocessing | None) -> dict[str, str]:
     """Files, name -> text, that ``load_run`` needs besides settings and weights."""
 
-    seen, measured = dataset.quantiles or dataset.input_scaling, dataset.target_scaling
+    seen, measured = dataset.encoding or dataset.input_scaling, dataset.target_scaling
     names = preprocessing.target.classes if preprocessing else tuple(str(k) for k in range(dataset.classes or 0))
     record = {
         "format": FORMAT,
@@ -142,7 +143,7 @@ def load_run(path: str | PathLike[str]) -> Run:
         _read_models(folder / WEIGHTS, spec),
         record["task"],
         tuple(record["input_shape"]),
-        None if seen is None else Quantiles(**seen) if "knots" in seen else Scaling(**seen),
+        None if seen is None else from_json(seen),
         None if measured is None else Scaling(**measured),
         tuple(record["classes"]),
         preprocessing,

@@ -20,6 +20,7 @@ FREE = {
     "checkpoint_seconds",
     "coordinator",
     "data_dir",
+    "device_memory",
     "devices",
     "file",
     "keep_checkpoints",

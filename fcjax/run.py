@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -11,9 +11,10 @@ import numpy as np
 from fcjax.checkpoint import CheckpointError, Snapshot, named_leaves, restored
 from fcjax.config import TrainConfig, UsageError
 from fcjax.datasets import Dataset, Split
+from fcjax.early_stopping import Standing, merged, standings
 from fcjax.metrics import figures
 from fcjax.parallel import Parallel
-from fcjax.programs import Programs, total
+from fcjax.programs import Programs, joined, total
 from fcjax.train_state import TrainState
 
 __all__ = ["Run", "TrainingError"]
@@ -50,11 +51,45 @@ class Run:
     train_seconds: float = 0.0
     epoch_seconds: float = 0.0
     loop_seconds: float = 0.0
+    best: Any = None  # parameters and buffers of each replica's best epoch, on the host, if early stopping is on
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done."""
-        return self.step >= self.config.epochs * self.programs.steps
+        """Whether all epochs are done, or every replica has stopped early."""
+        stopped = self.standings and all(standing.stopped for standing in self.standings)
+        return bool(stopped) or self.step >= self.config.epochs * self.programs.steps
+
+    @property
+    def standings(self) -> list[Standing]:
+        """How far each replica has come by its validation loss; empty without early stopping."""
+        if not self.config.patience:
+            return []
+        return standings([entry["validation"]["loss"] for entry in self.history], self.config.patience)
+
+    def settle(self) -> dict[str, Figures]:
+        """At the end: the figures of every evaluated split, and in ``state`` the weights that gave them.
+
+        Those are of the last epoch, or with early stopping of each replica's best.
+
+        Raises:
+            TrainingError: no validation loss was a number.
+        """
+        last = self.history[-1]
+        if not self.standings:
+            return {part: last[part] for part in self.programs.evaluations}
+        best = [standing.best for standing in self.standings]
+        if 0 in best:
+            raise TrainingError("validation loss: expected a finite number, found none in any epoch")
+        params, buffers = self.best
+        average = None if self.state.average is None else params
+        own = self.state.params if average is not None else params
+        self.state = replace(jax.device_get(self.state), params=own, buffers=buffers, average=average)
+        return {
+            part: {
+                name: [self.history[epoch - 1][part][name][k] for k, epoch in enumerate(best)] for name in last[part]
+            }
+            for part in self.programs.evaluations
+        }
 
     @property
     def epoch(self) -> int:
@@ -76,7 +111,7 @@ class Run:
         started = time.perf_counter()
         done = self.step % self.programs.steps
         end = next(end for end in self.programs.segment_ends if end > done)
-        self.state, sums = jax.block_until_ready(self.programs.train(self.state, end - done))
+        self.state, sums = jax.block_until_ready(self.programs.train(self.state, self.step, end - done))
         self.epoch_seconds += time.perf_counter() - started
         self.sums.append({name: np.asarray(values) for name, values in jax.device_get(sums).items()})
         self.step += end - done
@@ -88,7 +123,7 @@ class Run:
 
     def snapshot(self) -> Snapshot:
         """All that ``restore`` needs to go on from here."""
-        arrays = named_leaves({"state": self.state, "sums": self._joined()})
+        arrays = named_leaves({"state": self.state, "sums": self._joined(), "best": self.best or ()})
         facts = {
             "history": list(self.history),  # it grows while this is still being written
             "train_seconds": self.train_seconds,
@@ -103,8 +138,10 @@ class Run:
             CheckpointError: it was taken of another model.
         """
         sums = {name[5:]: array for name, array in snapshot.arrays.items() if name.startswith("sums.")}
-        arrays = {name: array for name, array in snapshot.arrays.items() if not name.startswith("sums.")}
-        self.state = self.parallel.replicate(restored({"state": self.state}, arrays)["state"])
+        state = {name: array for name, array in snapshot.arrays.items() if name.startswith("state.")}
+        best = {name: array for name, array in snapshot.arrays.items() if name.startswith("best.")}
+        self.best = restored({"best": self._weights()}, best)["best"] if best else None
+        self.state = self.parallel.replicate(restored({"state": self.state}, state)["state"])
         self.step = snapshot.step
         self.sums = [sums] if sums else []
         self.history = list(snapshot.facts["history"])
@@ -130,16 +167,22 @@ class Run:
             entry["loss_scale"] = np.atleast_1d(jax.device_get(scale.value)).tolist()
             entry["skipped_steps"] = np.atleast_1d(jax.device_get(scale.skipped)).tolist()
         for part in self.programs.evaluations:
-            entry[part] = self.figures(self.programs.evaluate(part, self.state), self.dataset.parts()[part])
+            entry[part] = self.figures(self.programs.evaluate(part, self.state, self.epoch), self.dataset.parts()[part])
         entry["samples_per_second"] = round(self.samples / self.epoch_seconds, 1)
         entry["seconds"] = round(self.epoch_seconds, 4)
         self.train_seconds, self.epoch_seconds = self.train_seconds + self.epoch_seconds, 0.0
         self.history.append(entry)
+        if self.standings:
+            improved = [standing.best == self.epoch for standing in self.standings]
+            self.best = merged(self.best, self._weights() if any(improved) else None, improved)
+
+    def _weights(self) -> Any:
+        """The arrays that evaluation uses."""
+        return jax.device_get((self.state.evaluated, self.state.buffers))
 
     def _joined(self) -> dict[str, np.ndarray]:
         """The sums of the current epoch's steps so far, one after the other."""
-        axis = 0 if self.config.replicas == 1 else 1
-        return {name: np.concatenate([part[name] for part in self.sums], axis) for name in (self.sums or [{}])[0]}
+        return joined(self.sums, self.config.replicas)
 
     def _score(self) -> float | None:
         """What the best checkpoint is chosen by: the validation loss, or else the training loss; never the test's."""

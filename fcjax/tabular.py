@@ -12,26 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from numpy.typing import ArrayLike
 
 from fcjax.activations import log_softmax
 from fcjax.initializers import torch_linear_bias, torch_linear_kernel
 from fcjax.layers import Dropout, expect_features
 
-__all__ = ["MemberLinear", "PiecewiseLinear", "TabularNet", "quantile_edges"]
+__all__ = ["MemberLinear", "PiecewiseLinear", "TabularNet"]
 
 Edges = tuple[tuple[float, ...], ...]
-
-
-def quantile_edges(x: ArrayLike, bins: int) -> Edges:
-    """Edges of at most ``bins`` bins per column of ``x``, shape ``(rows, features)``, with as many rows in each.
-
-    Equal quantiles are one edge; a column of 0 and 1 has one bin, and one that never changes has a bin of width 1.
-    """
-    shares = np.linspace(0, 1, bins + 1)
-    columns = np.quantile(np.asarray(x, np.float64), shares, axis=0, method="lower").T  # values that occur
-    different = (np.unique(column) for column in columns)
-    return tuple(tuple(map(float, c if len(c) > 1 else (c[0], c[0] + 1))) for c in different)
 
 
 class PiecewiseLinear(nnx.Module):
@@ -107,7 +95,7 @@ class TabularNet(nnx.Module):
     While training every member answers for itself, and is to learn by itself; in evaluation mode they answer together.
 
     Args:
-        edges: of the bins of each feature, see ``quantile_edges``.
+        edges: of the bins of each feature, see ``fcjax.datasets.Pieces``.
         outputs: numbers to predict, or classes.
         hidden: widths of the hidden layers.
         members: number of nets.

@@ -1,16 +1,17 @@
 """Do both models hold the same weights: as many parameters, and the same values?"""
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 
 from compare.legs.flax_function import FlaxFunction
-from compare.result import CheckResult, Leaf
+from compare.result import CheckResult, CheckStatus, Leaf
 from compare.verdict import compare_arrays
 from compare.weights import WeightMapping
 
-__all__ = ["check_parameters", "check_weights", "count_parameters"]
+__all__ = ["can_run", "check_parameters", "check_weights", "count_parameters", "merged_counts", "undecided"]
 
 
 def check_weights(
@@ -24,14 +25,28 @@ def check_weights(
         weights: torch's values by name.
         copied: True when torch's values are copied into the Flax model, so that only the mapping can fail.
     """
+    if mapping.ambiguous:
+        candidates = "; ".join(mapping.ambiguous)
+        detail = (
+            f"ambiguous mapping: nothing decides between these candidates, name the pairs in mapping=: {candidates}"
+        )
+        return CheckResult("weights", "inconclusive", detail)
+    leaves = tuple(Leaf(p.name, np.nan, 0.0, detail=p.detail) for p in mapping.problems)
     if mapping.problems:
-        leaves = tuple(Leaf(p.name, np.nan, 0.0, detail=p.detail) for p in mapping.problems)
         return CheckResult("weights", "failed", f"{len(leaves)} arrays have no counterpart that fits", leaves)
     placed = f"{len(mapping.rules)} arrays mapped, every Flax leaf written once"
+    if any(rule.part or rule.place or rule.added for rule in mapping.rules):
+        sources, targets = ({getattr(r, side) for r in mapping.rules} for side in ("source", "target"))
+        placed = f"{len(sources)} torch arrays mapped to {len(targets)} Flax arrays, every element written"
     if mapping.without_counterpart:
         placed += f"; {len(mapping.without_counterpart)} have no counterpart in Flax by nature"
+    if mapping.flax_only:
+        placed += f"; {len(mapping.flax_only)} buffers of Flax keep their own values"
+    if mapping.idle:
+        placed += f"; without counterpart and without influence: {', '.join(p.name for p in mapping.idle)}"
+    status: CheckStatus = "noted" if mapping.idle else "passed"
     if copied:
-        return CheckResult("weights", "passed", placed)
+        return CheckResult("weights", status, placed)
     expected = mapping.to_flax(weights)
     # Equal values, not equal to rounding: a copy does not compute anything.
     leaves = tuple(compare_arrays(path, array, function.leaves[path], 0.0) for path, array in expected.items())
@@ -39,7 +54,7 @@ def check_weights(
     if bad:
         detail = f"{placed}; {len(bad)} of {len(leaves)} hold other values than torch's"
         return CheckResult("weights", "failed", detail, leaves)
-    return CheckResult("weights", "passed", f"{placed}; all values equal torch's", leaves)
+    return CheckResult("weights", status, f"{placed}; all values equal torch's", leaves)
 
 
 def count_parameters(
@@ -58,8 +73,10 @@ def check_parameters(
     counts: Mapping[str, int | None], mapping: WeightMapping, torch_model: torch.nn.Module, function: FlaxFunction
 ) -> CheckResult:
     """Whether all legs count the same, and no buffer has slipped into the parameters on one side."""
-    known = {leg: count for leg, count in counts.items() if count is not None}
-    text = ", ".join(f"{leg} {count:,}" for leg, count in known.items())
+    merged = merged_counts(counts, mapping, torch_model, function)
+    known = {leg: count for leg, count in merged.items() if count is not None}
+    raw = {leg: "" if counts[leg] == count else f" ({counts[leg]:,} raw)" for leg, count in known.items()}
+    text = ", ".join(f"{leg} {count:,}{raw[leg]}" for leg, count in known.items())
     parameters = dict(torch_model.named_parameters())
     leaves = []
     for rule in mapping.rules:
@@ -71,3 +88,43 @@ def check_parameters(
     if leaves or len(set(known.values())) > 1:
         return CheckResult("parameters", "failed", f"parameter counts differ: {text}", tuple(leaves))
     return CheckResult("parameters", "passed", text)
+
+
+def merged_counts(
+    counts: Mapping[str, int | None], mapping: WeightMapping, torch_model: torch.nn.Module, function: FlaxFunction
+) -> dict[str, int | None]:
+    """Parameters of each leg with those counted once that the other side merges, and those left out that do nothing."""
+    parameters = dict(torch_model.named_parameters())
+    rules = [rule for rule in mapping.rules if rule.source in parameters]
+    moved: dict[str, int] = {}
+    for rule in rules:
+        size = function.leaves[rule.target].size if rule.transform is not None else rule.size
+        moved[rule.source] = moved.get(rule.source, 0) + size
+    merged_in_flax = sum(rule.size for rule in rules if rule.added)
+    tied_in_torch = sum(max(size - parameters[name].numel(), 0) for name, size in moved.items())
+    idle = {problem.name for problem in mapping.idle}
+    idle_torch = sum(p.numel() for name, p in parameters.items() if name in idle)
+    idle_flax = sum(function.leaves[name].size for name in idle if function.kinds.get(name) == "parameter")
+    merged = dict(counts)
+    for leg, less in (("torch", merged_in_flax + idle_torch), ("flax", tied_in_torch + idle_flax)):
+        count = merged[leg]
+        merged[leg] = None if count is None else count - less
+    return merged
+
+
+def can_run(mapping: WeightMapping) -> bool:
+    """Whether running both models can tell more than the mapping does: all that both have fits, and that is most."""
+    sides = [problem.side for problem in mapping.problems]
+    return "both" not in sides and (len(set(sides)) < 2 or len(mapping.rules) > len(sides))
+
+
+def undecided(results: list[CheckResult], mapping: WeightMapping) -> list[CheckResult]:
+    """``results`` without verdicts that rest on an ambiguous mapping."""
+    if not mapping.ambiguous:
+        return results
+    return [
+        dataclasses.replace(result, status="inconclusive", detail=f"{result.detail}, under an ambiguous mapping")
+        if result.status == "failed"
+        else result
+        for result in results
+    ]

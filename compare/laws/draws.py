@@ -73,7 +73,7 @@ def draw(
     found = dataclasses.replace(found, problems=problems)
     invertible = {rule.target for rule in found.rules if rule.transform is None}
     back = [found.to_torch({path: array for path, array in arrays.items() if path in invertible}) for arrays in raw]
-    names = [name for name in torch_draws[0] if name in back[0]]
+    names = [name for name in torch_draws[0] if name in back[0] and name not in found.zeroed]
     return Draws(
         torch={name: np.stack([arrays[name] for arrays in torch_draws]) for name in torch_draws[0]},
         flax={name: np.stack([arrays[name] for arrays in back]) for name in names},

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import inspect
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -91,7 +91,9 @@ def _nnx_function(model: nnx.Module, mode: Mode, static: dict[str, Any]) -> Flax
     flat = dict(nnx.to_flat_state(state))
     kept = {path: v for path, v in flat.items() if not isinstance(v, nnx.RngState)}
     names = {path: ".".join(str(part) for part in path) for path in kept}
-    leaves = {names[path]: np.array(_value(variable)) for path, variable in kept.items()}
+    order = {path: number for number, path in enumerate(_definition_order(model, (), set()))}
+    defined = sorted(kept, key=lambda path: order.get(tuple(map(str, path)), len(order)))
+    leaves = {names[path]: np.array(_value(kept[path])) for path in defined}
     kinds: dict[str, LeafKind] = {names[path]: _nnx_kind(variable) for path, variable in kept.items()}
 
     def apply(values: Mapping[str, Any], call: Call, watch: FlaxWatch | None) -> tuple[Any, dict[str, Any]]:
@@ -104,6 +106,24 @@ def _nnx_function(model: nnx.Module, mode: Mode, static: dict[str, Any]) -> Flax
         return output, {names[path]: value for path, value in after.items() if path in names}
 
     return FlaxFunction(leaves, kinds, apply)
+
+
+def _definition_order(node: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[tuple[str, ...]]:
+    """Paths of the variables in the order in which attributes were set; the state itself is sorted by name."""
+    if isinstance(node, nnx.Variable):
+        yield path
+        return
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, list | tuple | nnx.List):
+        children: Any = enumerate(node)
+    elif isinstance(node, Mapping):
+        children = node.items()
+    else:
+        children = vars(node).items() if isinstance(node, nnx.Pytree) else ()
+    for name, child in children:
+        yield from _definition_order(child, (*path, str(name)), seen)
 
 
 def _value(variable: Any) -> Any:
@@ -142,7 +162,9 @@ def _linen_function(
     }
     structure = jax.tree.structure(variables)
     names = _linen_names(list(flat))
-    leaves = {names[path]: np.array(leaf) for path, leaf in flat.items()}
+    # JAX sorts by name; the dictionaries themselves stand in the order in which modules were first called.
+    defined = [path for path in _insertion_order(variables, ()) if path in flat]
+    leaves = {names[path]: np.array(flat[path]) for path in dict.fromkeys((*defined, *flat))}
     kinds: dict[str, LeafKind] = {
         names[path]: {"params": "parameter", "batch_stats": "statistic"}.get(path[0], "buffer")  # type: ignore[misc]
         for path in flat
@@ -167,6 +189,13 @@ def _linen_function(
         return output, after
 
     return FlaxFunction(leaves, kinds, apply)
+
+
+def _insertion_order(node: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    yield path
+    if isinstance(node, Mapping):
+        for name, child in node.items():
+            yield from _insertion_order(child, (*path, str(name)))
 
 
 def _linen_names(paths: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:

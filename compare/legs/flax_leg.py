@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from compare.legs.dropout import replay_in_flax
+from compare.legs.flax_dropout import replay_in_flax
 from compare.legs.flax_function import FlaxFunction
 from compare.legs.lift import independent_outputs, lift
 from compare.legs.run import Case, Run
@@ -18,9 +18,16 @@ from compare.result import UsageError
 from compare.structure import Call, as_call, flatten, is_floating, rebuild
 from compare.weights import WeightMapping
 
-__all__ = ["FlaxLeg"]
+__all__ = ["FlaxLeg", "LayoutError"]
+
+# How jax words it.
+_ONE_WAY = "Reverse-mode differentiation does not work for lax.while_loop"
 
 Arguments = tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], tuple[Any, ...]]
+
+
+class LayoutError(Exception):
+    """A function of the user's that brings one layout to the other (``Inputs.flax``) does not take this call."""
 
 
 class FlaxLeg:
@@ -54,7 +61,7 @@ class FlaxLeg:
         self.islands: tuple[str, ...] = ()
         self.constants: tuple[str, ...] = ()
         self._compiled: dict[str, Callable[[Arguments, int | None], Run]] = {}
-        self._keeps: tuple[float | None, ...] = ()
+        self._masks: tuple[Any, ...] = ()
         self._traced: dict[str, Callable[[Arguments], tuple[Checkpoint, ...]]] = {}
 
     def run(self, case: Case, constants_seed: int | None = None) -> Run:
@@ -80,6 +87,13 @@ class FlaxLeg:
                 self._traced[key] = self._compile_trace(case.call, arguments)
             return self._traced[key](arguments)
 
+    def calls(self, case: Case) -> tuple[str, ...]:
+        """The submodules in the order of their calls, by a trace that computes nothing."""
+        watch = FlaxWatch()
+        with self._precision():
+            jax.eval_shape(lambda given: self._watched(case.call, given, watch), self._arguments(case))
+        return tuple(module for module, _, _ in watch.edges)
+
     def _compile_trace(self, call: Call, arguments: Arguments) -> Callable[[Arguments], tuple[Checkpoint, ...]]:
         watch = FlaxWatch()
         jax.eval_shape(lambda given: self._watched(call, given, watch), arguments)  # only to count what is watched
@@ -91,11 +105,20 @@ class FlaxLeg:
                 watch = FlaxWatch(shifts)
                 return self._watched(call, arguments, watch)
 
+            if one_way:
+                return shifted(shifts)[1], {}
             differentiable, vjp, values = jax.vjp(shifted, shifts, has_aux=True)
             cotangents = {path: arguments[4][path].astype(value.dtype) for path, value in differentiable.items()}
             return values, vjp(cotangents)[0]
 
-        closed, shape = jax.make_jaxpr(function, return_shape=True)(arguments, shifts)
+        one_way = False
+        try:
+            closed, shape = jax.make_jaxpr(function, return_shape=True)(arguments, shifts)
+        except ValueError as error:
+            if _ONE_WAY not in str(error):
+                raise
+            one_way = True
+            closed, shape = jax.make_jaxpr(function, return_shape=True)(arguments, shifts)
         compiled = self._program(closed, jax.tree.leaves((arguments, shifts)))
 
         def run(given: Arguments) -> tuple[Checkpoint, ...]:
@@ -130,7 +153,7 @@ class FlaxLeg:
         floating = {path: self._cast(array) for path, array in inputs.items() if is_floating(array)}
         integers = {path: jnp.asarray(array) for path, array in inputs.items() if not is_floating(array)}
         cotangents = {path: self._cast(array) for path, array in case.cotangents.items()}
-        self._keeps = tuple(getattr(mask, "keep", None) for mask in case.masks)
+        self._masks = case.masks
         return parameters, others, floating, integers, cotangents, tuple(jnp.asarray(mask) for mask in case.masks)
 
     def _cast(self, array: np.ndarray, dtype: Any = None) -> jax.Array:
@@ -142,7 +165,16 @@ class FlaxLeg:
         def flat_function(given: Arguments) -> Any:
             return self._forward_and_backward(call, *given)
 
-        closed, shape = self._traced_function(flat_function, arguments)
+        without = ""
+        try:
+            closed, shape = self._traced_function(flat_function, arguments)
+        except ValueError as error:
+            if _ONE_WAY not in str(error):
+                raise
+            without = "a while_loop in the Flax model can't be differentiated backward"
+            closed, shape = self._traced_function(
+                lambda given: self._forward_and_backward(call, *given[:4], {}, given[5]), arguments
+            )
         structure = jax.tree.structure(shape)
         by_function = {rule.target for rule in self.mapping.rules if rule.transform is not None}  # no known inverse
         constant = jax.tree.unflatten(structure, independent_outputs(closed))
@@ -156,6 +188,7 @@ class FlaxLeg:
             inputs = {} if isinstance(self.to_flax, Call) else inputs
             return Run(
                 outputs=outputs,
+                without_gradients=without,
                 parameter_gradients=self.mapping.gradients_to_torch(gradients),
                 input_gradients={path: None if constant[2][path] else array for path, array in inputs.items()},
                 statistics=self.mapping.to_torch({p: a for p, a in statistics.items() if p not in by_function}),
@@ -243,12 +276,19 @@ class FlaxLeg:
         if isinstance(self.to_flax, Call):
             flax_call = self.to_flax
         else:
-            flax_call = as_call(self.to_flax(*given.args, **given.kwargs)) if self.to_flax else given
+            flax_call = given if self.to_flax is None else self._translated(self.to_flax, given)
         if watch is not None:
             watch.begin()
-        with replay_in_flax(masks, self._keeps):
+        with replay_in_flax(masks, self._masks):
             returned, after = self.function.apply(leaves, flax_call, watch)
         return self._outputs(returned), after
+
+    def _translated(self, to_flax: Callable[..., Any], given: Call) -> Call:
+        try:
+            return as_call(to_flax(*given.args, **given.kwargs))
+        except Exception as error:
+            text = " ".join(str(error).split())[:300]
+            raise LayoutError(f"inputs: the function flax= does not take this call: {text}") from error
 
     def _outputs(self, returned: Any) -> dict[str, Any]:
         selected = returned if self.select is None else self.select(returned)

@@ -8,9 +8,11 @@ import numpy as np
 
 from compare.structure import Call
 
-__all__ = ["Case", "Flow", "Run", "flow"]
+__all__ = ["TIES", "Case", "Flow", "Run", "flow"]
 
 Flow = Literal["none", "zero", "non-zero"]
+
+TIES = "at ties and exact zeros"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,9 @@ class Case:
         call: arguments, float64 where floating.
         cotangents: output path -> float64 array; empty to leave the backward pass out.
         masks: dropout keep-masks in call order (training mode), as the torch leg recorded them.
-        kinks: whether the inputs sit on ties or zeros, where right ports may choose another subgradient.
+        aside: words for a circumstance in which right ports may differ ("at ties and exact zeros"), and what differs in
+            such a case alone is a note; empty for an ordinary case.
+        forward_only: whether only the float64 outputs are compared, since the case costs programs of its own.
     """
 
     name: str
@@ -31,7 +35,8 @@ class Case:
     call: Call
     cotangents: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     masks: tuple[np.ndarray, ...] = ()
-    kinks: bool = False
+    aside: str = ""
+    forward_only: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Run:
         parameter_gradients: torch name -> array, or None where no gradient flows.
         input_gradients: input path -> array or None.
         statistics: buffers after the call, by torch name.
+        without_gradients: why there are none, where the backward pass can't be run.
         checkpoints: edges of the submodules' calls in order, where asked for.
     """
 
@@ -50,6 +56,7 @@ class Run:
     parameter_gradients: Mapping[str, np.ndarray | None] = dataclasses.field(default_factory=dict)
     input_gradients: Mapping[str, np.ndarray | None] = dataclasses.field(default_factory=dict)
     statistics: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    without_gradients: str = ""
     checkpoints: tuple[Any, ...] = ()
 
 

@@ -11,6 +11,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from compare.legs.dropout import TorchMasks
+from compare.legs.lookups import Lookup, Lookups
 from compare.legs.run import Case, Run
 from compare.legs.torch_lift import TorchLift, raise_plain_tensors
 from compare.legs.watch import TorchWatch
@@ -21,6 +22,9 @@ from compare.verdict import unit_roundoff
 __all__ = ["TorchLeg"]
 
 Precision = Literal["float64", "float32"]
+
+# What a last layer returns is often a logarithm's argument: e^-745 is zero in float64, and nothing compares with it.
+_HEAD = 30.0
 
 
 class TorchLeg:
@@ -89,12 +93,66 @@ class TorchLeg:
 
     def record_masks(self, case: Case, seed: int) -> tuple[np.ndarray, ...]:
         """The dropout masks that a training-mode call draws, in call order."""
+        recorder = TorchMasks(seed=seed)
+        self._explore(case, recorder)
+        return tuple(recorder.masks)
+
+    def outputs(self, case: Case, seed: int = 0) -> dict[str, np.ndarray]:
+        """The outputs alone; in training mode with masks of its own."""
+        returned = self._explore(case, self._own_masks(seed))
+        with torch.no_grad():
+            return {path: to_numpy(value) for path, value in self._outputs(returned).items()}
+
+    def lookups(self, case: Case) -> dict[str, Lookup]:
+        """For each integer input the table that it looks something up in, if it does."""
+        found: dict[str, Lookup] = {}
+        self._explore(case, self._own_masks(0), lambda arguments: Lookups(flatten(arguments), found))
+        return found
+
+    def driven(self, case: Case, size: float) -> dict[str, np.ndarray]:
+        """``case``'s weights, scaled layer by layer: each then returns values of about ``size``, the last one of 30."""
+        done: set[int] = set()
+        last: list[torch.Tensor] = []
+
+        def drive(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            own = [p for p in module.parameters(recurse=False) if p.is_floating_point() and id(p) not in done]
+            leaves = [leaf for leaf in flatten(output).values() if leaf.is_floating_point() and leaf.numel()]
+            found = float(leaves[0].square().mean().sqrt()) if leaves else 0.0
+            if not own or not 0.0 < found < np.inf:
+                return None
+            for parameter in own:
+                parameter.mul_(size / found)
+                done.add(id(parameter))
+            last[:] = own
+            return module.forward(*args, **kwargs)
+
+        single = (torch.nn.MultiheadAttention,)  # its inner module is never called
+        layers = [m for m in self.model.modules() if isinstance(m, single) or not any(True for _ in m.children())]
+        hooks = [layer.register_forward_hook(drive, with_kwargs=True) for layer in layers]
+        try:
+            self._explore(case, self._own_masks(0))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        with torch.no_grad():
+            for parameter in last:
+                parameter.mul_(min(1.0, _HEAD / size))
+        scaled = {name: to_numpy(parameter) for name, parameter in self._parameters.items() if id(parameter) in done}
+        return {**case.weights, **scaled}
+
+    def _own_masks(self, seed: int) -> AbstractContextManager[Any]:
+        return TorchMasks(seed=seed) if self.mode == "train" else contextlib.nullcontext()
+
+    def _explore(
+        self,
+        case: Case,
+        masks: AbstractContextManager[Any],
+        watch: Callable[[Call], AbstractContextManager[Any]] = lambda _: contextlib.nullcontext(),
+    ) -> Any:
         self._load(case.weights, None)
         arguments, _ = self._arguments(case.call, None)
-        recorder = TorchMasks(seed=seed)
-        with self._default_dtype(), self._lifted(), recorder, torch.no_grad():
-            self.model(*arguments.args, **arguments.kwargs)
-        return tuple(recorder.masks)
+        with self._default_dtype(), self._lifted(), masks, watch(arguments), torch.no_grad():
+            return self.model(*arguments.args, **arguments.kwargs)
 
     def _load(self, weights: Mapping[str, np.ndarray], noise: "_Noise | None") -> None:
         with torch.no_grad():

@@ -1,1 +1,1 @@
-"""Reports: text, JSON and the table of ports."""
+"""Reports: text, JSON, HTML and the table of ports."""

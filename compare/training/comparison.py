@@ -42,11 +42,9 @@ class Compared:
 
 def rearranged(mapping: WeightMapping) -> dict[str, str]:
     """Flax path -> torch name, for the leaves that hold a torch array's own numbers in some order."""
-    found = {}
-    for rule in mapping.rules:
-        if rule.transform is None and getattr(rule, "target", None):
-            found[rule.target] = rule.source
-    return found
+    whole = {rule.target: rule.source for rule in mapping.rules if rule.transform is None}
+    parts = {rule.target for rule in mapping.rules if rule.part or rule.place or rule.added}
+    return {path: name for path, name in whole.items() if path not in parts}
 
 
 def compare_trajectories(

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
-    from fcjax.datasets.quantiles import Quantiles
+    from fcjax.datasets.features import Encoding
 
 __all__ = ["DataError", "Dataset", "Scaling", "Split", "Task"]
 
@@ -115,7 +115,7 @@ class Dataset:
         classes: number of classes, None in regression.
         input_scaling, target_scaling: fitted on the training part alone; None where the data is to be used as it is.
         noise_floor: the root mean squared error of a perfect predictor, in the target's unit, where it is known.
-        quantiles: where features are seen by rank, in place of ``input_scaling``.
+        encoding: of the inputs, by rank or in pieces, in place of ``input_scaling``.
 
     Raises:
         DataError: an array has another shape or dtype than ``Split`` says, is empty or holds NaN, inf or a label that
@@ -131,7 +131,7 @@ class Dataset:
     input_scaling: Scaling | None = None
     target_scaling: Scaling | None = None
     noise_floor: float | None = None
-    quantiles: "Quantiles | None" = None
+    encoding: "Encoding | None" = None
 
     def __post_init__(self) -> None:
         if self.task not in ("classification", "regression"):
@@ -183,7 +183,10 @@ def _check_targets(place: str, targets: NDArray[Any], classes: int | None) -> No
 
 
 def _check_finite(place: str, values: NDArray[Any]) -> None:
-    bad = ~np.isfinite(values)
-    if bad.any():
-        index = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise DataError(f"{place}: expected finite numbers, found {values[index]} at index {index}")
+    rows = max(1, len(values) * 2**24 // max(1, values.nbytes))
+    for first in range(0, len(values), rows):  # 16 MiB at a time: the file behind it may be larger than memory
+        bad = ~np.isfinite(values[first : first + rows])
+        if bad.any():
+            row, *rest = (int(i) for i in np.argwhere(bad)[0])
+            index = (first + row, *rest)
+            raise DataError(f"{place}: expected finite numbers, found {values[index]} at index {index}")

@@ -1,6 +1,5 @@
 """Features by rank: each column goes through its own training quantiles to a standard normal distribution."""
 
-import dataclasses
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Self
@@ -8,9 +7,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fcjax.datasets.dataset import DataError, Dataset, Split
+from fcjax.datasets.dataset import DataError
 
-__all__ = ["Quantiles", "by_quantiles", "with_computed_features"]
+__all__ = ["Quantiles"]
 
 ROWS_PER_LEVEL, FEWEST, MOST = 30, 10, 1000
 """A column has a knot for so many of its rows, within these bounds: finer ones would copy the sample's noise."""
@@ -80,35 +79,3 @@ def _curve(column: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
         chosen = np.unique(np.searchsorted(ranks, np.linspace(ranks[0], ranks[-1], levels)))
     scores = [NormalDist().inv_cdf(rank) for rank in ranks[chosen].tolist()]
     return values[chosen], np.asarray(scores)
-
-
-def by_quantiles(dataset: Dataset) -> Dataset:
-    """``dataset`` with features that are seen by rank, fitted on the training part.
-
-    Raises:
-        DataError: its inputs are no columns of numbers.
-    """
-    inputs = dataset.train.inputs
-    if inputs.ndim != 2:
-        raise DataError(
-            f"{dataset.name}: expected columns of numbers for quantile features, found inputs of shape {inputs.shape}"
-        )
-    return dataclasses.replace(dataset, input_scaling=None, quantiles=Quantiles.fit(inputs))
-
-
-def with_computed_features(dataset: Dataset) -> Dataset:
-    """``dataset`` with its features by rank computed, once for the whole run; one without such features as it is."""
-    quantiles = dataset.quantiles
-    if quantiles is None:
-        return dataset
-
-    def computed(split: Split) -> Split:
-        return Split(quantiles.apply(split.inputs), split.targets)
-
-    return dataclasses.replace(
-        dataset,
-        train=computed(dataset.train),
-        test=computed(dataset.test),
-        validation=None if dataset.validation is None else computed(dataset.validation),
-        quantiles=None,
-    )

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
@@ -200,23 +199,16 @@ def test_models_prints_a_row_each_and_writes_json(capsys: Any, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("arguments", [[], ["models"], ["check"], ["convert"]], ids=" ".join)
-def test_help_is_quick_and_imports_neither_framework(arguments: list[str]) -> None:
+def test_help_imports_neither_framework(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom compare.cli import main\ntry:\n main(sys.argv[1:])\nexcept SystemExit as left:\n"
         " found = {'jax', 'torch', 'flax', 'numpy'} & set(sys.modules)\n"
         " sys.exit(f'imported {found}' if found else left.code)"
     )
     command = [sys.executable, "-c", code, *arguments, "--help"]
-    seconds = []
-    for _ in range(3):  # the best of three: the machine may be busy with something else
-        start = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        seconds.append(time.perf_counter() - start)
-        assert done.returncode == 0, done.stderr
-        assert "usage: python -m compare" in done.stdout
-        if seconds[-1] < 0.5:
-            break
-    assert min(seconds) < 0.5
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "usage: python -m compare" in done.stdout
 
 
 def test_the_module_runs(tmp_path: Path) -> None:

@@ -130,8 +130,10 @@ def test_an_existing_target_survives_every_error(seeded: Any, tmp_path: Path, to
     write_weights(tmp_path / "in.safetensors", other)
     target = tmp_path / "out.safetensors"
     target.write_bytes(b"precious")
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match="expected a new file, found one that exists; --overwrite replaces it"):
         convert_files(tmp_path / "in.safetensors", target, model, port, to=to)
+    with pytest.raises(UsageError) as caught:
+        convert_files(tmp_path / "in.safetensors", target, model, port, to=to, overwrite=True)
     text = str(caught.value)
     if to == "flax":
         assert "layer1.weight: expected shape (5, 3), found (3, 5): it looks transposed" in text

@@ -169,7 +169,7 @@ def test_evaluation_is_shared_out_and_counts_every_sample_once() -> None:
         learner = Learner(pure, "regression", squared_error, ADAM, SCALING, None, parallel.axis_name)
         data = parallel.replicate(Arrays(jnp.asarray(INPUTS, jnp.float32), jnp.asarray(TARGETS, jnp.float32)))
         placed = parallel.replicate(state)
-        program, _ = parallel.compile(partial(evaluate, learner, Plan(SAMPLES, 20, devices)), placed, data)
+        program, _ = parallel.compile(partial(evaluate, learner, Plan(SAMPLES, 20, devices), 2), placed, data)
         found[strategy] = add_up(program(placed, data))
     assert found["jit"]["count"] == found["pmap"]["count"] == SAMPLES
     np.testing.assert_allclose(found["jit"]["loss"], found["pmap"]["loss"], rtol=1e-6)  # the order of float32 sums

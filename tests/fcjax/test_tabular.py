@@ -17,7 +17,7 @@ from fcjax.config import TrainConfig, UsageError
 from fcjax.datasets import Dataset, Split, load
 from fcjax.losses import cross_entropy, squared_error
 from fcjax.prediction import load_run
-from fcjax.tabular import MemberLinear, PiecewiseLinear, TabularNet, quantile_edges
+from fcjax.tabular import MemberLinear, PiecewiseLinear, TabularNet
 from fcjax.tasks import ModelSpec, model_spec
 from fcjax.train_state import create_state
 from fcjax.train_step import Batch, Learner
@@ -32,13 +32,6 @@ def redrawn(model: Any) -> Any:
     state = nnx.state(model, nnx.Param)
     nnx.update(model, jax.tree.map(lambda p: jnp.asarray(RNG.normal(size=p.shape), p.dtype), state))
     return model
-
-
-def test_bins_hold_equally_many_rows() -> None:
-    x = np.stack([np.arange(100.0), np.arange(100) % 2, np.full(100, 7.0), np.r_[np.zeros(90), 1:11]], axis=1)
-    edges = quantile_edges(x, 4)
-    np.testing.assert_allclose(edges[0], [0, 24, 49, 74, 99])
-    assert edges[1:] == ((0.0, 1.0), (7.0, 8.0), (0.0, 10.0))  # equal quantiles are one edge
 
 
 def test_the_embedding_by_its_formula() -> None:

@@ -1,0 +1,1 @@
+"""Which torch array is which Flax array, and how one becomes the other."""

@@ -1,0 +1,147 @@
+"""How alike two names are, as people and frameworks write them.
+
+``layers.0.fc1``, ``layers_0.Dense_0`` and ``Layer_0.linear_1`` may name the same module. A name is taken apart into
+words and a number; words have synonyms; numbers count by their rank among siblings, since one side may start from one
+or leave out layers without weights.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+__all__ = ["Component", "Names", "similarity"]
+
+_SYNONYMS = {
+    "linear": "fc dense linear lin proj projection lineargeneral densegeneral conv1d",
+    "conv": "conv convolution conv2d conv3d",
+    "convtranspose": "convtranspose deconv upconv convtranspose1d convtranspose2d",
+    "norm": "norm ln layernorm bn batchnorm gn groupnorm rmsnorm rms layernormalization batchnorm1d batchnorm2d",
+    "embed": "embed embedding embeddings emb table wte",
+    "attention": "attn attention mha mhsa multiheadattention multiheaddotproductattention selfattention",
+    "query": "q query", "key": "k key", "value": "v value", "out": "o out output",
+    "position": "pos position positional positions wpe", "token": "tok token tokens word",
+    "layer": "layer layers block blocks h", "encoder": "enc encoder", "decoder": "dec decoder",
+    "head": "head classifier logits lmhead", "feedforward": "mlp ffn ff feedforward",
+    "recurrent": "rnn lstm gru cell optimizedlstmcell lstmcell grucell simplecell recurrent",
+    "forward": "forward fwd", "backward": "backward bwd reverse", "hidden": "hid hidden",
+    "weight": "weight kernel w scale gamma", "bias": "bias b beta", "shortcut": "shortcut downsample skip",
+}  # fmt: skip
+_CANONICAL = {word: name for name, words in _SYNONYMS.items() for word in words.split()}
+# Words that say of what class a module is, which many modules of one net share.
+_CLASS_WORDS = frozenset({"linear", "conv", "convtranspose", "norm", "recurrent", "weight", "bias", "layer"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """One part of a dotted name.
+
+    Args:
+        words: canonical.
+        raw: as written.
+        rank: of its number among its siblings; None without a number.
+        count: how many siblings differ from it in the number only, itself included.
+        own: whether a person chose the number ("fc1"), not a list or a framework ("layers.1", "Dense_1").
+    """
+
+    words: frozenset[str]
+    raw: str
+    rank: int | None
+    count: int
+    own: bool
+
+
+@lru_cache(maxsize=4096)
+def _words(text: str) -> frozenset[str]:
+    whole = text.replace("_", "").lower()
+    if whole in _CANONICAL:
+        return frozenset({_CANONICAL[whole]})
+    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", text)
+    return frozenset(_CANONICAL.get(part.lower(), part.lower()) for part in parts)
+
+
+@lru_cache(maxsize=4096)
+def _split(part: str) -> tuple[str, int | None, bool]:
+    """Stem, number, and whether a person chose the number."""
+    found = re.fullmatch(r"(.*?)(_?)(\d+)", part)
+    if found is None:
+        return part, None, False
+    stem, underscore, number = found.groups()
+    automatic = not stem or (bool(underscore) and stem[:1].isupper()) or stem in ("layers", "blocks")
+    return stem, int(number), not automatic
+
+
+def _levels(path: str) -> list[tuple[str, int | None, bool]]:
+    """Dotted parts with the numbers of lists joined to the list's name: "layers.0.fc" as (layers, 0), (fc, None)."""
+    levels: list[tuple[str, int | None, bool]] = []
+    for part in path.split("."):
+        stem, number, own = _split(part)
+        if not stem and levels and levels[-1][1] is None:
+            levels[-1] = (levels[-1][0], number, False)
+        else:
+            levels.append((stem, number, own))
+    return levels
+
+
+class Names:
+    """The names of one side, whose numbers count by rank among those of the same kind.
+
+    Args:
+        kinds: name -> kind of what it names; the number of a layer is compared with layers of its kind.
+    """
+
+    def __init__(self, kinds: Mapping[str, str]) -> None:
+        self._levels = {name: _levels(name) for name in kinds}
+        self._kinds = kinds
+        siblings: dict[tuple[object, ...], set[int]] = {}
+        for name in kinds:
+            for key, number in self._keys(name):
+                if number is not None:
+                    siblings.setdefault(key, set()).add(number)
+        self._ranks = {key: {n: rank for rank, n in enumerate(sorted(found))} for key, found in siblings.items()}
+
+    def _keys(self, name: str) -> Iterable[tuple[tuple[object, ...], int | None]]:
+        levels = self._levels[name]
+        for depth, (stem, number, _) in enumerate(levels):
+            kind = self._kinds[name] if depth + 1 == len(levels) else "container"
+            yield (tuple(level[:2] for level in levels[:depth]), stem, kind), number
+
+    def components(self, name: str) -> tuple[Component, ...]:
+        """``name`` taken apart."""
+        found = []
+        for (key, number), (stem, _, own) in zip(self._keys(name), self._levels[name], strict=True):
+            ranks = self._ranks.get(key, {})
+            rank = None if number is None else ranks[number]
+            found.append(Component(_words(stem), f"{stem}{'' if number is None else number}", rank, len(ranks), own))
+        return tuple(found)
+
+
+def similarity(ours: tuple[Component, ...], theirs: tuple[Component, ...]) -> float:
+    """Between 0 and 1: the best alignment of their parts, in order, as a share of all parts."""
+    if ours == theirs:
+        return 1.0
+    row = [0.0] * (len(theirs) + 1)
+    for a in ours:
+        diagonal = 0.0
+        for j, b in enumerate(theirs):
+            best = max(row[j + 1], row[j], diagonal + _alike(a, b))
+            diagonal, row[j + 1] = row[j + 1], best
+    return 2 * row[-1] / max(len(ours) + len(theirs), 1)
+
+
+@lru_cache(maxsize=65536)
+def _alike(a: Component, b: Component) -> float:
+    common = sum(0.5 if word in _CLASS_WORDS else 1.0 for word in a.words & b.words)
+    every = sum(0.5 if word in _CLASS_WORDS else 1.0 for word in (*a.words, *b.words))
+    if not every:
+        return 0.5 if a.rank == b.rank else 0.0
+    share = 2 * common / every
+    if a.rank is None or b.rank is None:
+        return share if a.rank == b.rank else 0.9 * share
+    if a.own and b.own and a.raw == b.raw:
+        return share
+    if share < 1 or a.count != b.count:  # numbers of other things, or of other lists, say nothing
+        return 0.6 * share
+    # Rank alone is a little less than the very same name; another number is nearly another module.
+    same = 0.8 if a.own or b.own else 1.0
+    return share * (same if a.rank == b.rank else 0.15)
