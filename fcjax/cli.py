@@ -71,7 +71,7 @@ def _parsed(arguments: Sequence[str], default: TrainConfig | None = None) -> Cal
     if not isinstance(found, TrainConfig):
         return cast(Callable[[], None], found)
     if found.preset and default is None:
-        return _parsed(arguments, preset(found.preset, TrainConfig(task=found.task)))
+        return _parsed(arguments, preset(found.preset, TrainConfig(task=found.task, model=found.model)))
     return partial(train, found, given_options(arguments))
 
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from fcjax.config import UsageError
 from fcjax.datasets import DataError, Dataset, Preprocessing, Scaling
+from fcjax.datasets.features import Encoding, from_json
 from fcjax.tasks import ModelSpec
 
 __all__ = ["Run", "describe_run", "load_run"]
@@ -36,7 +37,7 @@ class Run:
         models: one per replica, in evaluation mode.
         task: ``"classification"`` or ``"regression"``.
         input_shape: of one sample.
-        input_scaling, target_scaling: as the network sees inputs and targets; None for as they are.
+        input_scaling, target_scaling: how the network sees inputs (perhaps encoded) and targets; None for as they are.
         classes: names of the classes, empty in regression.
         preprocessing: of the user's own table, else None.
     """
@@ -47,7 +48,7 @@ class Run:
     models: list[nnx.Module] = field(repr=False)
     task: str
     input_shape: tuple[int, ...]
-    input_scaling: Scaling | None = field(repr=False)
+    input_scaling: Scaling | Encoding | None = field(repr=False)
     target_scaling: Scaling | None = field(repr=False)
     classes: tuple[str, ...]
     preprocessing: Preprocessing | None = field(repr=False)
@@ -107,17 +108,15 @@ class Run:
 def describe_run(spec: ModelSpec, dataset: Dataset, preprocessing: Preprocessing | None) -> dict[str, str]:
     """Files, name -> text, that ``load_run`` needs besides settings and weights."""
 
-    def scaling(s: Scaling | None) -> dict[str, Any] | None:
-        return None if s is None else {"mean": s.mean.tolist(), "std": s.std.tolist()}
-
+    seen, measured = dataset.encoding or dataset.input_scaling, dataset.target_scaling
     names = preprocessing.target.classes if preprocessing else tuple(str(k) for k in range(dataset.classes or 0))
     record = {
         "format": FORMAT,
         "task": dataset.task,
         "model": spec.to_json(),
         "input_shape": list(dataset.train.inputs.shape[1:]),
-        "input_scaling": scaling(dataset.input_scaling),
-        "target_scaling": scaling(dataset.target_scaling),
+        "input_scaling": None if seen is None else seen.to_json(),
+        "target_scaling": None if measured is None else measured.to_json(),
         "classes": list(names),
     }
     files = {MODEL: json.dumps(record, indent=2) + "\n"}
@@ -152,9 +151,7 @@ def _loaded(folder: Path) -> Run:
     spec = ModelSpec(**record["model"])
     preprocessing = Preprocessing.load(folder / PREPROCESSING) if config["task"] == "table" else None
 
-    def scaling(values: dict[str, Any] | None) -> Scaling | None:
-        return None if values is None else Scaling(np.asarray(values["mean"]), np.asarray(values["std"]))
-
+    seen, measured = record["input_scaling"], record["target_scaling"]
     return Run(
         folder,
         config,
@@ -162,8 +159,8 @@ def _loaded(folder: Path) -> Run:
         _read_models(folder / WEIGHTS, spec),
         record["task"],
         tuple(record["input_shape"]),
-        scaling(record["input_scaling"]),
-        scaling(record["target_scaling"]),
+        None if seen is None else from_json(seen),
+        None if measured is None else Scaling(**measured),
         tuple(record["classes"]),
         preprocessing,
     )

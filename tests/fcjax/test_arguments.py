@@ -36,7 +36,7 @@ WRONG = {
     "export run": "export: expected OUT, found none",
     "export run out --layout tf": "layout: expected one of torch, flax; found 'tf'",
     "train digits --data-dir x": "data_dir: expected with mnist or fashion or california only",
-    "train digits --hidden 5": "hidden: expected with --model mlp, found with the model article",
+    "train digits --hidden 5": "hidden: expected with --model mlp or tabular, found with the model article",
     "train mnist --target y": "target: expected with the task table only, found with mnist",
     "train mnist --file y": "file: expected with the task table only, found with mnist",
     "train mnist --kind regression": "kind: expected with the task table only, found with mnist",
