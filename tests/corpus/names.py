@@ -45,7 +45,7 @@ _SAME = {
     "padding": ("padding_same", "transposed_padding"),
     "padding_same": ("transposed_padding",),
     "padding_mode": ("argument_value",),
-    "pixel_shuffle_order": ("reshape_order", "wrong_axis"),
+    "pixel_shuffle_order": ("parts_interleaved", "reshape_order", "wrong_axis"),
     "pool_padding": ("pool_padding_value",),
     "pool_stride": ("argument_value", "window_size"),
     "query_key_exchanged": ("arguments_swapped", "weights_exchanged", "wrong_array"),

@@ -75,10 +75,9 @@ def ports() -> list[tuple[str, Callable[[], Case]]]:
     """Name -> right port, those that the mistakes were made from and those kept for themselves."""
     found = [(f"{family.name}/{name}", make) for family in families() for name, make in family.right.items()]
     for module in _modules("ports"):
-        for port in module.ports():
-            found.append(
-                (f"{module.__name__.rpartition('.')[2]}/{port.title}", lambda port=port: Case("check", (port,)))
-            )
+        family = module.__name__.rpartition(".")[2]
+        for build in module.BUILDERS:
+            found.append((f"{family}/{build.__name__}", lambda build=build: Case("check", (build(),))))
     return found
 
 
