@@ -77,8 +77,12 @@ def ports() -> list[tuple[str, Callable[[], Case]]]:
     for module in _modules("ports"):
         family = module.__name__.rpartition(".")[2]
         for build in module.BUILDERS:
-            found.append((f"{family}/{build.__name__}", lambda build=build: Case("check", (build(),))))
+            found.append((f"{family}/{build.__name__}", functools.partial(_built, build)))
     return found
+
+
+def _built(build: Callable[[], compare.Port]) -> Case:
+    return Case("check", (build(),))
 
 
 def place_of(report: compare.Report) -> str:
@@ -98,9 +102,9 @@ def judge(mistake: Mistake, report: compare.Report) -> tuple[bool, bool | None, 
     located: bool | None = None
     if mistake.places or mistake.quantity:
         located = caught and found is not None
-        if mistake.places:
+        if found is not None and mistake.places:
             located = located and place_of(report) in mistake.places and found.direction == mistake.direction
-        if mistake.quantity:
+        if found is not None and mistake.quantity:
             located = located and (found.step, found.quantity) == (mistake.step, mistake.quantity)
     named: bool | None = None
     if mistake.causes is not None:
