@@ -66,8 +66,6 @@ def _train_from(default: TrainConfig) -> Callable[..., None]:
 
 def train(config: TrainConfig) -> None:
     """Trains a network: the article's for the task, on digits, clothes or house prices; or an MLP on your own table."""
-    import jax
-
     from fcjax.compilation_cache import use_compilation_cache
     from fcjax.prediction import describe_run
     from fcjax.tasks import load_data, model_and_loss
@@ -84,13 +82,9 @@ def train(config: TrainConfig) -> None:
             print(f"note: {note}")
         model, loss = model_and_loss(config, dataset)
         try:
-            fit(model, dataset, config, loss=loss)
+            fit(model, dataset, config, loss=loss, files=describe_run(model, dataset, preprocessing))
         except TrainingInterrupted as stop:
             _leave(f"fcjax: {stop}; to go on, add --resume --run-dir {run_dir}", SIGNAL + stop.signum)
-    if jax.process_index():
-        return  # process 0 writes for all
-    for name, text in describe_run(model, dataset, preprocessing).items():
-        (run_dir / name).write_text(text, encoding="utf-8")
 
 
 def predict(run: RunFolder, /, file: Path, out: Path | None = None) -> None:
