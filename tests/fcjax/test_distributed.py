@@ -30,7 +30,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "other data": {"folder": "other", **TWO, "own": [{}, {"shift": 1}]},
     "taken folder": {"folder": "alone", **TWO},
     "one stops": {"folder": "stopped", **TWO, "own": [{}, {"term_after": 3}]},
-    "goes on": {"folder": "stopped", **TWO, "all": {"resume": True}},
+    "goes on": {"folder": "stopped", "processes": 1, "strategy": "jit", "devices": 1, "all": {"resume": True}},
     "one of four dies": {
         "folder": "died",
         "processes": 4,
@@ -38,7 +38,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "devices": 1,
         "own": [{}, {}, {}, {"dies_after": 4}],
     },
-    "two go on": {"folder": "died", **TWO, "all": {"resume": True}},
+    "one goes on": {"folder": "died", "processes": 1, "strategy": "jit", "devices": 1, "all": {"resume": True}},
 }
 
 
@@ -56,7 +56,7 @@ def found(folder: Path) -> dict[str, dict[str, Any]]:
         capture_output=True,
         text=True,
         env=os.environ | {"FCJAX_CACHE": str(folder / "cache")},
-        timeout=280,
+        timeout=290,
     )
     assert done.returncode == 0, done.stderr
     return dict(zip(SCENARIOS, map(json.loads, done.stdout.splitlines()), strict=True))
@@ -104,10 +104,9 @@ def test_all_processes_say_what_is_wrong_before_the_first_step(
 def test_a_signal_to_one_stops_all_at_the_same_step(found: dict[str, dict[str, Any]], folder: Path) -> None:
     assert found["one stops"]["codes"] == [143, 143], found["one stops"]
     assert all("stopped by SIGTERM after step 20, saved" in output for output in found["one stops"]["outputs"])
-    assert found["goes on"]["codes"] == [0, 0], found["goes on"]
+    assert found["goes on"]["codes"] == [0], found["goes on"]
     assert "goes on after epoch 4, step 20" in found["goes on"]["outputs"][0]
-    # The same devices: to the last bit.
-    assert (folder / "stopped/weights.safetensors").read_bytes() == (folder / "two/weights.safetensors").read_bytes()
+    assert_same(folder / "stopped", folder / "alone")
 
 
 def test_a_process_that_dies_takes_all_down_and_fewer_can_go_on(found: dict[str, dict[str, Any]], folder: Path) -> None:
@@ -116,8 +115,8 @@ def test_a_process_that_dies_takes_all_down_and_fewer_can_go_on(found: dict[str,
     assert not {0, 999} & set(survivors), found["one of four dies"]  # 999: not within the time given
     for output in found["one of four dies"]["outputs"][:3]:
         assert "another of the 4 processes has died or left" in output or "another task died" in output
-    assert found["two go on"]["codes"] == [0, 0], found["two go on"]
-    assert "goes on after epoch" in found["two go on"]["outputs"][0]
+    assert found["one goes on"]["codes"] == [0], found["one goes on"]
+    assert "goes on after epoch" in found["one goes on"]["outputs"][0]
     assert_same(folder / "died", folder / "alone")
 
 
