@@ -2,6 +2,7 @@
 # make test        install with the test extras, run all tests
 # make test-core PYTHON=python3.13   the part without torch, with the newest jax and flax
 # make lint        ruff and mypy
+# make check-corpus  planted mistakes and right ports: how many are caught, located, named
 # make bench       side-by-side timings
 # GPU=1            takes the CUDA builds of jax and torch instead of the CPU builds
 
@@ -30,7 +31,7 @@ endif
 
 export PYTHONNOUSERSITE := 1
 
-.PHONY: demo test test-core lint bench clean
+.PHONY: demo test test-core lint check-corpus bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed$(KIND)
@@ -51,6 +52,9 @@ lint: $(VENV)/.installed-dev$(KIND)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check-corpus: $(VENV)/.installed-test$(KIND)
+	$(BIN)/python -m tests.corpus.run $(CORPUS)
 
 bench: $(VENV)/.installed$(KIND)
 	$(BIN)/python -m benchmarks

@@ -9,10 +9,12 @@ if TYPE_CHECKING:
     from compare.conversion import convert as convert
     from compare.laws.dropout import check_dropout as check_dropout
     from compare.laws.initialization import check_initialization as check_initialization
+    from compare.mutation import mutation_score as mutation_score
     from compare.port import Port as Port
     from compare.result import Cause as Cause
     from compare.result import CheckResult as CheckResult
     from compare.result import Divergence as Divergence
+    from compare.result import MutationScore as MutationScore
     from compare.result import Report as Report
     from compare.result import UsageError as UsageError
     from compare.structure import Call as Call
@@ -33,6 +35,8 @@ _HOMES = {
     "Cause": "compare.result",
     "CheckResult": "compare.result",
     "Divergence": "compare.result",
+    "MutationScore": "compare.result",
+    "mutation_score": "compare.mutation",
     "Report": "compare.result",
     "UsageError": "compare.result",
 }

@@ -1,147 +1,176 @@
 """What a port is tried on: the given weights and inputs, redrawn weights, and probe inputs.
 
-Freshly initialised weights hide mistakes: zero biases hide a dropped bias, unit scales a dropped scale. And a single
-well-behaved input hides an epsilon, a clipped range or a variance computed by cancellation. So every check also runs
-on redrawn weights and on inputs that seek exposure.
+Besides the user's own call, every check runs on redrawn weights, on inputs that seek exposure, on weights that drive
+every layer's output far out, where a clipped range or a threshold shows, and on calls of another size.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 import numpy as np
-import torch
 
-from compare.legs.run import Case
+from compare.legs.run import TIES, Case
+from compare.legs.torch_leg import TorchLeg
 from compare.port import Port
+from compare.probes import (
+    CANCELLING,
+    Ranges,
+    bare,
+    free_inputs,
+    has_ties,
+    moved_off_ties,
+    other_batch,
+    other_lengths,
+    probes,
+)
+from compare.redraw import given_weights, redraw_weights
 from compare.result import UsageError
-from compare.structure import Call, Inputs, as_call, flatten, is_floating, rebuild, to_numpy
-from compare.weights import TorchLeaf, torch_leaves
+from compare.structure import Call, Inputs, as_call, exact, flatten, is_floating, rebuild, to_numpy
 
-__all__ = ["given_weights", "make_cases", "redraw_weights", "torch_call"]
+__all__ = ["make_cases", "torch_call", "with_cotangents"]
 
 Arrays = dict[str, np.ndarray]
+
+# How far out the layers are driven: beyond the bounds that people clip at (relu6, a soft cap of 30 or 50, softplus's
+# threshold of 20), and so far that only guards against overflow remain.
+_DRIVES = (30.0, 1e3)
+_FAR_DRIVE = 1e5
 
 
 def torch_call(port: Port) -> Call:
     """The call of the torch model, its floating arrays float64 numbers that float32 can hold."""
     call = as_call(port.inputs.torch if isinstance(port.inputs, Inputs) else port.inputs)
-    arrays = {path: _exact(to_numpy(array)) for path, array in flatten(call).items()}
+    arrays = {path: exact(to_numpy(array)) for path, array in flatten(call).items()}
     for path, array in arrays.items():
         if is_floating(array) and np.isnan(array).any():
             index = [int(i) for i in np.argwhere(np.isnan(array))[0]]
-            raise UsageError(f"inputs: {_bare(path) or path} holds NaN at {index}, of which nothing can be computed")
+            raise UsageError(f"inputs: {bare(path) or path} holds NaN at {index}, of which nothing can be computed")
     return rebuild(call, arrays)
 
 
-def _exact(array: np.ndarray) -> np.ndarray:
-    # What both precisions are given must be the same number, or the rounding of the input would count as an error.
-    return array.astype(np.float32).astype(np.float64) if is_floating(array) else array
-
-
-def given_weights(model: torch.nn.Module) -> Arrays:
-    """Parameters and buffers of ``model`` by name, floating ones as float64."""
-    named = dict(model.named_parameters()) | dict(model.named_buffers())
-    return {name: _exact(to_numpy(tensor)) for name, tensor in named.items()}
-
-
-def redraw_weights(model: torch.nn.Module, seed: int) -> Arrays:
-    """Other weights of the same kind: each parameter at its own scale, biases non-zero, variances positive.
-
-    Matrices are drawn anew, vectors are moved by half of their own size, and zeros become ``N(0, 1/fan_in)``. Running
-    means and variances are drawn too; every other buffer (a mask, a table) stays.
-    """
-    random = np.random.default_rng(seed)
-    leaves = torch_leaves(model)
-    return {name: _redraw(leaves[name], array, random, leaves) for name, array in given_weights(model).items()}
-
-
-def _redraw(
-    leaf: TorchLeaf, array: np.ndarray, random: np.random.Generator, leaves: Mapping[str, TorchLeaf]
-) -> np.ndarray:
-    if not is_floating(array) or array.size == 0:
-        return array
-    normal = random.standard_normal(array.shape)
-    if not leaf.parameter:
-        kind = leaf.name.rpartition(".")[2]
-        if kind == "running_var":
-            return _exact(np.exp(normal / 2))
-        return _exact(normal) if kind == "running_mean" else array
-    size = float(np.sqrt(np.mean(np.square(array))))
-    if not np.isfinite(size):
-        return array
-    if size == 0.0:
-        return _exact(normal / np.sqrt(_fan_in(leaf, leaves)))
-    return _exact(normal * size if array.ndim >= 2 else array + normal * size / 2)
-
-
-def _fan_in(leaf: TorchLeaf, leaves: Mapping[str, TorchLeaf]) -> int:
-    sibling = leaves.get(leaf.name.rpartition(".")[0] + ".weight", leaf)
-    return max(int(np.prod(sibling.shape[1:])), 1)
-
-
-def make_cases(port: Port, largest_output: Callable[[Case], float]) -> Iterator[Case]:
+def make_cases(port: Port, torch64: TorchLeg) -> Iterator[Case]:
     """All cases of a port, without cotangents and masks; the first is the user's own.
 
     Args:
         port: what is checked.
-        largest_output: the largest absolute value that the reference returns; it may raise.
+        torch64: the reference, which tells what inputs mean and how large outputs become.
     """
-    call = torch_call(port)
+    call, frozen = torch_call(port), frozenset(port.frozen)
     given, redrawn = given_weights(port.torch_model), redraw_weights(port.torch_model, port.seed + 1)
-    tied = _has_ties(call)
+    ties = TIES if has_ties(call) else ""
     # Whatever differs only at ties and exact zeros must show as that, in the user's own inputs too.
-    moved = _moved_off_ties(call, frozenset(port.frozen), port.seed) if tied else call
-    yield Case("given weights, given inputs", given, call, kinks=tied)
-    if tied:
+    moved = moved_off_ties(call, frozen, port.seed + 3) if ties else call
+    yield Case("given weights, given inputs", given, call, aside=ties)
+    if ties:
         yield Case("given weights, given inputs moved off ties", given, moved)
         yield Case("redrawn weights, given inputs moved off ties", redrawn, moved)
     if any(not np.array_equal(given[name], redrawn[name]) for name in given):
-        yield Case("redrawn weights, given inputs", redrawn, call, kinks=tied)
-    if isinstance(port.inputs, Inputs) and not callable(port.inputs.flax):
+        yield Case("redrawn weights, given inputs", redrawn, call, aside=ties)
+    far = Case("redrawn weights", redrawn, moved)
+    if not isinstance(port.inputs, Inputs) or callable(port.inputs.flax):
+        free = free_inputs(call, frozen)
+        ranges = Ranges(port.ranges or {}, _tried(torch64.lookups, far) or {})
+        for name, probe, aside in probes(call, free, ranges, port.seed + 2):
+            cancels = name in CANCELLING
+            yield Case(f"redrawn weights, {name}", redrawn, probe, aside=aside, cancels=cancels)
+        scaled = _scaled(
+            dataclasses.replace(far, name="redrawn weights, inputs for large outputs"),
+            free_inputs(moved, frozen),
+            lambda case: _largest(torch64.outputs(case, port.seed)),
+        )
+        if scaled is not None:
+            yield scaled
+        yield from _other_sizes(far, frozen, ranges, torch64, port.seed + 4)
+    yield from _driven(far, torch64)
+
+
+_T = TypeVar("_T")
+
+
+def _tried(compute: Callable[[Case], _T], case: Case) -> _T | None:
+    """What ``compute`` makes of ``case``; None where the reference refuses it, and so has nothing to say about it."""
+    try:
+        return compute(case)
+    except Exception:
+        return None
+
+
+def _largest(outputs: Arrays) -> float:
+    return max((float(np.abs(array).max()) for array in outputs.values() if array.size), default=0.0)
+
+
+def _driven(case: Case, torch64: TorchLeg) -> Iterator[Case]:
+    """The same inputs on weights under which the layers' outputs grow large."""
+    for size in (*_DRIVES, _FAR_DRIVE):
+        weights = _tried(lambda case: torch64.driven(case, size), case)  # noqa: B023 - called at once
+        if weights is None or not all(np.isfinite(array).all() for array in weights.values()):
+            return
+        aside = f"where layers return values of {size:g}" if size == _FAR_DRIVE else ""
+        exact_weights = {name: exact(array) for name, array in weights.items()}
+        yield Case(f"weights for layer outputs of {size:g}", exact_weights, case.call, aside=aside)
+
+
+def _other_sizes(case: Case, frozen: frozenset[str], ranges: Ranges, torch64: TorchLeg, seed: int) -> Iterator[Case]:
+    """Another batch size, and other lengths if the reference takes them."""
+    given = _tried(torch64.outputs, case)
+    if given is None:
         return
-    free = _free_inputs(call, frozenset(port.frozen))
-    for name, probe, kinks in _probes(call, free, port.ranges or {}, port.seed + 2):
-        yield Case(f"redrawn weights, {name}", redrawn, probe, kinks=kinks)
-    driven = _driven(
-        Case("redrawn weights, inputs for large outputs", redrawn, moved),
-        _free_inputs(moved, frozenset(port.frozen)),
-        largest_output,
-    )
-    if driven is not None:
-        yield driven
+    refused = None
+    for call in other_batch(case.call, frozen, ranges, seed):
+        count = len(next(array for array in flatten(call).values() if array.ndim))
+        batch = Case(f"redrawn weights, batch of {count}", case.weights, call, forward_only=True)
+        outputs = _tried(torch64.outputs, batch)
+        if outputs is not None:
+            apart = _samples_apart(given, outputs)
+            yield batch if apart else dataclasses.replace(batch, aside="with a first axis of another length")
+            break
+        refused = refused or batch
+    else:
+        if refused is not None:
+            yield refused  # it is listed with the reason
+    taken = []
+    for length, call in other_lengths(case.call):
+        shorter = Case(
+            f"redrawn weights, axes of {length} one shorter",
+            case.weights,
+            call,
+            aside="at another length than the given one",
+            forward_only=True,
+        )
+        if _tried(torch64.outputs, shorter) is not None:
+            taken.append(shorter)
+    yield from taken[:1]
 
 
-def _has_ties(call: Call) -> bool:
-    """Whether floating inputs hold exact zeros, or a number twice."""
-    floating = [array for array in flatten(call).values() if is_floating(array)]
-    return any(not array.all() or np.unique(array).size < array.size for array in floating)
-
-
-def _moved_off_ties(call: Call, frozen: frozenset[str], seed: int) -> Call:
-    random = np.random.default_rng(seed + 3)
-    moved = {
-        path: _exact(array + 1e-2 * _size(array) * random.standard_normal(array.shape))
-        for path, array in _free_inputs(call, frozen).items()
-        if is_floating(array)
-    }
-    return rebuild(call, moved)
-
-
-def _free_inputs(call: Call, frozen: frozenset[str]) -> Arrays:
-    """The arrays of ``call`` that probes may change."""
-    return {p: a for p, a in flatten(call).items() if p not in frozen and _bare(p) not in frozen and a.size}
+def _samples_apart(given: Arrays, more: Arrays) -> bool:
+    """Whether the first rows of the outputs do not notice how many samples there are: then that axis is a batch."""
+    seen = False
+    for path, array in given.items():
+        other = more.get(path)
+        if other is None or other.ndim != array.ndim or other.shape == array.shape or not array.ndim:
+            continue
+        common = min(len(array), len(other))
+        first, second = array[:common], other[:common]
+        if first.shape != second.shape:
+            return False
+        # Matrix products of other shapes sum in another order; a sample that is seen moves the outputs far more.
+        if not np.allclose(first, second, rtol=1e-6, atol=1e-6 * _largest({"": array}), equal_nan=True):
+            return False
+        seen = True
+    return seen
 
 
 # Probabilities of e^-300 are zero in float32 and not in float64: a logarithm taken of them shows.
 _LARGE_OUTPUT = 300.0
 
 
-def _driven(case: Case, free: Arrays, largest_output: Callable[[Case], float]) -> Case | None:
+def _scaled(case: Case, free: Arrays, largest_output: Callable[[Case], float]) -> Case | None:
     """``case`` with its inputs scaled until the largest output is about 300; None where that can't be reached."""
     floating = {path: array for path, array in free.items() if is_floating(array)}
 
     def scaled(exponent: float) -> Case:
-        arrays = {path: _exact(10.0**exponent * array) for path, array in floating.items()}
+        arrays = {path: exact(10.0**exponent * array) for path, array in floating.items()}
         return dataclasses.replace(case, call=rebuild(case.call, arrays))
 
     low, high = -2.0, 6.0
@@ -156,50 +185,15 @@ def _driven(case: Case, free: Arrays, largest_output: Callable[[Case], float]) -
     return scaled(low) if _LARGE_OUTPUT / 2 <= reached <= _LARGE_OUTPUT else None
 
 
-def _probes(
-    call: Call, inputs: Arrays, ranges: Mapping[str, tuple[int, int]], seed: int
-) -> Iterator[tuple[str, Call, bool]]:
-    random = np.random.default_rng(seed)
-    floating = {path: array for path, array in inputs.items() if is_floating(array)}
-    integers = {path: array for path, array in inputs.items() if np.issubdtype(array.dtype, np.integer)}
-    drawn = {path: random.integers(*_bounds(path, a, ranges), a.shape).astype(a.dtype) for path, a in integers.items()}
-
-    def made(change: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Call:
-        changed = {path: _exact(change(array, random.standard_normal(array.shape))) for path, array in floating.items()}
-        return rebuild(call, changed | drawn)
-
-    if not floating:
-        if integers:
-            yield "other integers", rebuild(call, drawn), False
-        return
-    yield "large inputs", made(lambda array, normal: 30.0 * _size(array) * normal), False
-    yield "tiny variance", made(lambda array, normal: _size(array) * (0.5 + 1e-3 * normal)), False
-    yield "large mean", made(lambda array, normal: _size(array) * (300.0 + normal)), False
-    yield "zeros and ties", made(lambda array, normal: _size(array) * np.round(normal)), True
-
-
-def _size(array: np.ndarray) -> float:
-    size = float(np.sqrt(np.mean(np.square(array)))) if np.isfinite(array).all() else 0.0
-    return size or 1.0
-
-
-def _bare(path: str) -> str:
-    """A path of a call as users write it: "0" for "args.0", "mask" for "kwargs.mask"."""
-    return path.partition(".")[2]
-
-
-def _bounds(path: str, array: np.ndarray, ranges: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
-    low, high = ranges.get(_bare(path), ranges.get(path, (int(array.min()), int(array.max()))))
-    return low, high + 1
-
-
 def with_cotangents(case: Case, outputs: Mapping[str, np.ndarray], seed: int) -> Case:
-    """``case`` with a random cotangent for every floating output.
+    """``case`` with a random cotangent for every floating output, unless it is compared forward only.
 
     Random, since the gradient of the sum or mean of the outputs can vanish identically (after a softmax or a norm).
     """
+    if case.forward_only:
+        return case
     random = np.random.default_rng(seed)
     cotangents = {
-        path: _exact(random.standard_normal(array.shape)) for path, array in outputs.items() if is_floating(array)
+        path: exact(random.standard_normal(array.shape)) for path, array in outputs.items() if is_floating(array)
     }
     return dataclasses.replace(case, cotangents=cotangents)

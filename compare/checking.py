@@ -3,24 +3,27 @@
 import dataclasses
 import functools
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import torch
 
-from compare.adequacy import check_adequacy
-from compare.cases import given_weights, make_cases, redraw_weights, torch_call
+from compare.adequacy import check_adequacy, unexercised
+from compare.cases import make_cases, torch_call
 from compare.checks.gradients import check_gradients, gradient_flow
-from compare.checks.outputs import check_outputs
+from compare.checks.outputs import check_outputs, with_broken
 from compare.checks.parameters import can_run, check_parameters, check_weights, count_parameters, undecided
 from compare.checks.precision import GRADIENT_PREFIX, check_precision
 from compare.checks.statistics import check_statistics
+from compare.concessions import concede
 from compare.diagnose import Diagnosis, diagnose, trace_places
-from compare.evidence import Evidence, LegError, Legs, gather, largest_output, sentence_of
+from compare.evidence import Evidence, Gathered, LegError, Legs, gather, sentence_of
 from compare.execution import call_orders
+from compare.hypotheses.masks import mask_cause, mask_place
 from compare.hypotheses.precision import FAST_VARIANCE, rerun, without_fast_variance
+from compare.hypotheses.statistics import statistics_causes
 from compare.influence import judge_influence
 from compare.legs.dropout import MaskMismatchError, UnseenMaskError
 from compare.legs.flax_function import FlaxFunction, flax_function
@@ -31,6 +34,7 @@ from compare.legs.torch_leg import TorchLeg
 from compare.mapping.table import rows
 from compare.port import Port
 from compare.profile import gradient_norms, layer_errors, worst_array
+from compare.redraw import given_weights, redraw_weights
 from compare.result import Cause, CheckResult, Report, UsageError
 from compare.settling import settle
 from compare.structure import Call, Inputs, as_call
@@ -63,7 +67,7 @@ def check(torch_model: torch.nn.Module | Port, flax_model: Any = None, inputs: A
     if isinstance(torch_model, Port) and (flax_model is not None or inputs is not None or fields):
         raise UsageError("check: a Port holds all fields; use dataclasses.replace(port, ...) to change one")
     # The user's random numbers go on as if nothing had been run.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False):
         return _report(port)
 
 
@@ -85,33 +89,46 @@ def _report(port: Port) -> Report:
         return Report(port.title, (_expected(CheckResult("outputs", "failed", sentence), port),))
     legs = _legs(port, function, WeightMapping(()))
     mapping = _mapping(port, function, legs)
+    if mapping.problems:  # a Linen model takes its widths from the inputs: wrong inputs would look like wrong weights
+        _expect_torch_runs(port)
     weights = given_weights(port.torch_model)
     counts = count_parameters(port.torch_model, function, _numpy_count(legs, weights), port.formula)
     results = [
         check_weights(mapping, function, weights, copied=port.weights == "torch"),
         check_parameters(counts, mapping, port.torch_model, function),
     ]
-    evidence: tuple[Evidence, ...] = ()
-    refused: dict[str, str] = {}
+    gathered = Gathered()
+    mismatch: MaskMismatchError | None = None
     if not can_run(mapping):
         hint = "arrays are left over that do not fit; name the pairs in mapping={torch name: Flax path}"
         results.append(CheckResult("outputs", "skipped", f"nothing was run: {hint}"))
     else:
         try:
-            cases = make_cases(port, largest_output(legs.torch64, port.mode, port.seed))
-            evidence, refused = gather(legs, cases, port.mode, port.seed)
-            results += _judge(port, evidence)
+            gathered = gather(legs, make_cases(port, legs.torch64), port.mode, port.seed)
+            gathered, idle = _exercised(port, legs, gathered)
+            if not port.strict:
+                gathered = dataclasses.replace(
+                    gathered, evidence=concede(legs, mapping, port.torch_model, gathered.evidence)
+                )
+            results += _judge(port, gathered, idle)
         except MaskMismatchError as error:
             results.append(CheckResult("outputs", "failed", str(error)))
+            mismatch = error
         except UnseenMaskError as error:
+            if error.leg == "torch":
+                return _in_evaluation(port, str(error))
             results.append(CheckResult("outputs", "inconclusive", str(error)))
         except LegError as error:
             results.append(CheckResult("outputs", "failed" if error.leg == "flax" else "error", str(error)))
-    diagnosis = _diagnosis(legs, mapping, evidence, port)
-    if any(result.name == "precision" and result.status == "failed" for result in results):
+    evidence = gathered.evidence
+    diagnosis = _masks(legs, port, mismatch) if mismatch is not None else _diagnosis(legs, mapping, evidence, port)
+    if any(result.name == "precision" and result.status in ("failed", "noted") for result in results):
         diagnosis = dataclasses.replace(
             diagnosis, causes=(*diagnosis.causes, *_precision_causes(port, mapping, evidence))
         )
+    if any(result.name == "statistics" and result.status == "failed" for result in results):
+        moved = statistics_causes(evidence, _momenta(port))
+        diagnosis = dataclasses.replace(diagnosis, causes=(*diagnosis.causes, *moved))
     results = undecided(results, mapping)
     return Report(
         name=port.title,
@@ -119,7 +136,7 @@ def _report(port: Port) -> Report:
         first_divergence=diagnosis.divergence,
         causes=diagnosis.causes,
         numbers={"parameters": counts, **_numbers(results, evidence)},
-        settings=_settings(port, legs, refused, diagnosis.note),
+        settings=_settings(port, legs, gathered.refused, diagnosis.note),
         layers=layer_errors(diagnosis.places),
         worst_array=worst_array(evidence),
         gradient_norms=gradient_norms(evidence[0]) if evidence else {},
@@ -138,9 +155,34 @@ def _mapping(port: Port, function: FlaxFunction, legs: Legs) -> WeightMapping:
         port.torch_model, function.shapes, port.mapping, kinds=function.kinds, orders=lambda: orders(case())
     )
     legs.flax64.mapping = legs.flax32.mapping = mapping
-    if not can_run(mapping) or not (mapping.choices or mapping.problems):
+    if not can_run(mapping) or not (mapping.choices or mapping.other or mapping.problems):
         return mapping
     return judge_influence(settle(mapping, legs, case()), legs, case())
+
+
+# A unit that no case wakes by chance is woken by other weights; one that is dead stays so.
+_MOST_REDRAWS = 3
+
+
+def _exercised(port: Port, legs: Legs, gathered: Gathered) -> tuple[Gathered, list[str]]:
+    """The evidence, on further weights where something was never exercised, and what still was not."""
+    idle = unexercised(gathered.evidence, legs.torch64)
+    for k in range(1, _MOST_REDRAWS + 1):
+        if not idle:
+            break
+        again = redraw_weights(port.torch_model, port.seed + 1000 * k)
+        case = Case(f"weights redrawn again ({k})", again, gathered.evidence[-1].case.call)
+        more = gather(legs, [case], port.mode, port.seed + 1000 * k)
+        gathered = dataclasses.replace(gathered, evidence=gathered.evidence + more.evidence)
+        idle = unexercised(gathered.evidence, legs.torch64)
+    return gathered, idle
+
+
+def _in_evaluation(port: Port, reason: str) -> Report:
+    """The report of evaluation mode, where training mode can't be compared."""
+    report = _report(dataclasses.replace(port, mode="eval"))
+    skipped = CheckResult("training mode", "skipped", f"{reason}; judged in evaluation mode instead")
+    return dataclasses.replace(report, checks=(*report.checks, skipped))
 
 
 def _diagnosis(legs: Legs, mapping: WeightMapping, evidence: tuple[Evidence, ...], port: Port) -> Diagnosis:
@@ -148,7 +190,7 @@ def _diagnosis(legs: Legs, mapping: WeightMapping, evidence: tuple[Evidence, ...
     failing = [
         item
         for item in evidence
-        if (port.strict or not item.case.kinks)
+        if (port.strict or not item.case.aside)
         and "failed" in (check_outputs([item], strict=True).status, check_gradients([item], strict=True).status)
     ]
     try:
@@ -209,17 +251,31 @@ def _legs(port: Port, function: FlaxFunction, mapping: WeightMapping) -> Legs:
     )
 
 
-def _judge(port: Port, evidence: tuple[Evidence, ...]) -> list[CheckResult]:
-    results = [check_outputs(evidence, port.strict), check_gradients(evidence, port.strict)]
-    results.append(check_precision(evidence, all(result.status != "failed" for result in results)))
+def _judge(port: Port, gathered: Gathered, idle: Sequence[str]) -> list[CheckResult]:
+    evidence = gathered.evidence
+    outputs = with_broken(check_outputs(evidence, port.strict), gathered.broken, port.strict)
+    results = [outputs, check_gradients(evidence, port.strict)]
+    same_function = all(result.status != "failed" for result in results)
+    results.append(check_precision(evidence, same_function, port.strict))
     if port.mode == "train":
-        momenta = {
-            name: module.momentum
-            for name, module in port.torch_model.named_modules()
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.momentum is not None
-        }
-        results.append(check_statistics(evidence, momenta, port.strict))
-    return [*results, check_adequacy(evidence)]
+        results.append(check_statistics(evidence, _momenta(port), port.strict))
+    return [*results, check_adequacy(evidence, idle)]
+
+
+def _momenta(port: Port) -> dict[str, float]:
+    """torch's momentum by module: the share of the new value."""
+    return {
+        name: module.momentum
+        for name, module in port.torch_model.named_modules()
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.momentum is not None
+    }
+
+
+def _masks(legs: Legs, port: Port, error: MaskMismatchError) -> Diagnosis:
+    """Where and what, if the port drops other arrays."""
+    case = Case("given weights, given inputs", given_weights(port.torch_model), torch_call(port))
+    place = mask_place(legs.torch64, case, error, port.seed) if port.mode == "train" else None
+    return Diagnosis(place, (mask_cause(error, port.mode),))
 
 
 def _expected(result: CheckResult, port: Port) -> CheckResult:
@@ -254,9 +310,13 @@ def _settings(port: Port, legs: Legs, refused: Mapping[str, str], note: str) -> 
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": jax.default_backend(),
-        "matmul precision": "highest (no TF32)",
-        "islands lifted": "; ".join(legs.flax64.islands) or "none",
+        "matmul precision": f"highest, without TF32 (yours: torch {torch.get_float32_matmul_precision()}, "
+        f"jax {jax.config.jax_default_matmul_precision or 'default'})",
+        "x64": f"on in float64 runs alone (yours: {'on' if jax.config.read('jax_enable_x64') else 'off'})",
+        "autocast": "off",
     }
+    if legs.flax64.islands:
+        settings["computed in float64 instead"] = "; ".join(legs.flax64.islands)
     if isinstance(port.inputs, Inputs) and not callable(port.inputs.flax):
         settings["inputs"] = "two plain calls, neither varied nor differentiated"
     if note:

@@ -8,7 +8,7 @@ import numpy as np
 from compare.evidence import Evidence
 from compare.places import Place
 from compare.result import LayerError, Picture
-from compare.verdict import SAMENESS_FACTOR, spread
+from compare.verdict import SAMENESS_FACTOR
 
 __all__ = ["gradient_norms", "layer_errors", "picture", "worst_array"]
 
@@ -58,8 +58,8 @@ def _pairs(item: Evidence, kind: str) -> Iterator[tuple[str, np.ndarray, np.ndar
         if not (np.issubdtype(reference.dtype, np.floating) and np.isfinite(reference).all()):
             continue
         if np.isfinite(found).all():
-            moved = [array for run in item.perturbed if (array := getattr(run, kind).get(path)) is not None]
-            yield path, reference, found, SAMENESS_FACTOR * spread(reference, moved, "float64")
+            moved = np.max(getattr(item.moved, kind).get(path, 0.0), initial=0.0)
+            yield path, reference, found, SAMENESS_FACTOR * float(moved)
 
 
 def picture(path: str, case: str, reference: np.ndarray, found: np.ndarray, allowed: float) -> Picture:

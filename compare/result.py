@@ -5,7 +5,17 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Cause", "CheckResult", "Divergence", "LayerError", "Leaf", "Picture", "Report", "UsageError"]
+__all__ = [
+    "Cause",
+    "CheckResult",
+    "Divergence",
+    "LayerError",
+    "Leaf",
+    "MutationScore",
+    "Picture",
+    "Report",
+    "UsageError",
+]
 
 CheckStatus = Literal["passed", "failed", "noted", "constants", "skipped", "error", "inconclusive"]
 ReportStatus = Literal["passed", "failed", "inconclusive", "error"]
@@ -246,3 +256,23 @@ class Report:
         """Raises an ``AssertionError`` with the report's text unless the port passed."""
         if not self.passed:
             raise AssertionError(self.text())
+
+
+@dataclasses.dataclass(frozen=True)
+class MutationScore:
+    """How many small planted mistakes a check would notice.
+
+    Args:
+        planted: how many were tried.
+        noticed: how many of them would make the check fail.
+        missed: the others, by place.
+    """
+
+    planted: int
+    noticed: int
+    missed: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """One sentence."""
+        sentence = f"{self.noticed} of {self.planted} planted mistakes would be noticed"
+        return f"{sentence}; not noticed: {', '.join(self.missed)}" if self.missed else sentence

@@ -4,13 +4,14 @@ Tuples, lists, dictionaries, dataclasses and ``ModelOutput``-like mappings are t
 ``"hidden.0"``. A bare array has the path ``""``.
 """
 
+import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Call", "Inputs", "as_call", "flatten", "is_array", "is_floating", "rebuild", "to_numpy"]
+__all__ = ["Call", "Inputs", "as_call", "exact", "flatten", "is_array", "is_floating", "rebuild", "to_numpy"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,12 @@ def to_numpy(array: Any) -> np.ndarray:
     return np.array(array)
 
 
+def exact(array: np.ndarray) -> np.ndarray:
+    """``array`` in float64, its numbers such that float32 holds them too; other kinds of number as they are."""
+    # What both precisions are given must be the same number, or the rounding of the input would count as an error.
+    return array.astype(np.float32).astype(np.float64) if is_floating(array) else array
+
+
 def is_floating(array: Any) -> bool:
     """Whether ``array`` holds floating-point numbers, bfloat16 included."""
     return "float" in str(array.dtype)
@@ -108,10 +115,15 @@ def rebuild(node: Any, leaves: Mapping[str, Any], path: str = "") -> Any:
     values = {name: rebuild(child, leaves, f"{path}.{name}" if path else name) for name, child in children}
     if isinstance(node, Call):
         return Call(args=values["args"], kwargs=values["kwargs"])
+    if dataclasses.is_dataclass(node):  # a ModelOutput is a mapping besides: it stays what it is
+        return dataclasses.replace(node, **values)
+    if isinstance(node, MutableMapping):
+        rebuilt = copy.copy(node)
+        for key in node:
+            rebuilt[key] = values[str(key)]
+        return rebuilt
     if isinstance(node, Mapping):
         return {key: values[str(key)] for key in node}
     if isinstance(node, tuple) and hasattr(node, "_fields"):
         return type(node)(**values)
-    if isinstance(node, tuple | list):
-        return type(node)(values.values())
-    return dataclasses.replace(node, **values)
+    return type(node)(values.values())

@@ -35,6 +35,12 @@ CONSTANTS_FACTOR = 4.0
 # A result that no perturbation moves (an exact copy, a saturated unit) still may be rounded this many times.
 _LEAST_ROUNDINGS = 4.0
 
+# XLA flushes what lies below the smallest normal number to zero, torch does not, and what follows may multiply it.
+_UNDERFLOW_GROWTH = 1e8
+
+
+_SMALLEST_NORMAL = {"float64": 2.0**-1022, "float32": 2.0**-126}
+
 
 def unit_roundoff(dtype: str) -> float:
     """Half the distance from 1 to the next number: 1.1e-16 in float64, 6e-8 in float32, 3.9e-3 in bfloat16."""
@@ -53,6 +59,7 @@ def spread(reference: np.ndarray, perturbed: Sequence[np.ndarray], dtype: str) -
     if reference.size == 0:
         return 0.0
     floor = _LEAST_ROUNDINGS * unit_roundoff(dtype) * float(np.abs(reference).max())
+    floor += _UNDERFLOW_GROWTH * _SMALLEST_NORMAL[dtype]
     with np.errstate(invalid="ignore", over="ignore"):
         deviations = [float(np.abs(run - reference).max()) for run in perturbed]
     return max([floor, *(deviation if np.isfinite(deviation) else np.inf for deviation in deviations)])

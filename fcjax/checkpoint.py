@@ -85,7 +85,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()  # Orbax takes no other
         self._keep = keep
         self._scores: dict[int, float | None] = {}
         self._pending: tuple[Snapshot, ocp.AsyncResponse[None]] | None = None

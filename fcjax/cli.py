@@ -3,20 +3,26 @@
 import csv
 import io
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence, Set
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 
+from fcjax.arguments import explain, given_options, in_one_line
 from fcjax.config import TrainConfig, UsageError
+from fcjax.idle_settings import refuse_idle_settings
 from fcjax.presets import preset
+from fcjax.tensorboard import refuse_without_writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from fcjax.datasets import Dataset, Preprocessing
 
 __all__ = ["export", "inspect", "main", "predict", "train"]
 
@@ -34,57 +40,94 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        app = tyro.extras.SubcommandApp()
-        app.command(name="train")(_train_from(_starting_values(arguments)))
-        for command in (predict, inspect, export):
-            app.command(command)
-        app.cli(prog="fcjax", description="Fully connected networks in JAX/Flax.", args=arguments)
+        _parsed(arguments)()
     except UsageError as error:
         _leave(f"fcjax: {error}", WRONG_USAGE)
     except KeyboardInterrupt:
         _leave("fcjax: interrupted", INTERRUPTED)
 
 
-def _starting_values(arguments: Sequence[str]) -> TrainConfig:
-    """The defaults of all settings: those of the preset, if one is named."""
-    given = [argument.partition("=")[0].replace("_", "-") for argument in arguments]
-    if arguments[:1] != ["train"] or "--preset" not in given or {"-h", "--help"} & set(given):
-        return TrainConfig()
-    config = tyro.cli(Annotated[TrainConfig, tyro.conf.arg(name="")], prog="fcjax train", args=arguments[1:])
-    return TrainConfig() if config.preset is None else preset(config.preset, TrainConfig(task=config.task))
+def _parsed(arguments: Sequence[str], default: TrainConfig | None = None) -> Callable[[], None]:
+    """The command that ``arguments`` ask for; the settings of ``train`` start from ``default`` or else the preset's."""
+    start = default or TrainConfig()
 
-
-def _train_from(default: TrainConfig) -> Callable[..., None]:
-    """``train`` as a command whose settings start from ``default``."""
-
-    def command(config: Annotated[TrainConfig, tyro.conf.arg(name="")] = default) -> None:
-        train(config)
+    def command(config: Annotated[TrainConfig, tyro.conf.arg(name="")] = start) -> Any:
+        return config
 
     command.__doc__ = train.__doc__
-    return command
+    app = tyro.extras.SubcommandApp()
+    app.command(name="train")(command)
+    for other in (predict, inspect, export):
+        app.command(_later(other))
+    refused = io.StringIO()
+    try:
+        with redirect_stderr(refused):
+            found = app.cli(prog="fcjax", description="Fully connected networks in JAX/Flax.", args=arguments)
+    except SystemExit as end:
+        if end.code != WRONG_USAGE:  # help
+            raise
+        explain(arguments, {"train": TrainConfig, "predict": predict, "inspect": inspect, "export": export})
+        raise UsageError(in_one_line(refused.getvalue())) from None
+    if not isinstance(found, TrainConfig):
+        return cast(Callable[[], None], found)
+    if found.preset and default is None:
+        return _parsed(arguments, preset(found.preset, TrainConfig(task=found.task, model=found.model)))
+    return partial(train, found, given_options(arguments))
 
 
-def train(config: TrainConfig) -> None:
-    """Trains a network: the article's for the task, on digits, clothes or house prices; or an MLP on your own table."""
-    from fcjax.compilation_cache import use_compilation_cache
-    from fcjax.prediction import describe_run
-    from fcjax.tasks import load_data, model_and_loss
-    from fcjax.trainer import TrainingInterrupted, fit
+def _later(command: Callable[..., None]) -> Callable[..., Any]:
+    """``command`` for the parser: bound to its arguments, but not run yet."""
 
+    @wraps(command)
+    def bound(*arguments: Any, **keywords: Any) -> Callable[[], None]:
+        return partial(command, *arguments, **keywords)
+
+    return bound
+
+
+def train(config: TrainConfig, given: Set[str] = frozenset()) -> None:
+    """Trains a network: the article's for the task, on digits, clothes or house prices; or an MLP on your own table.
+
+    Args:
+        config: the settings.
+        given: names of those that were asked for; what would have no effect is refused.
+    """
     config.check()
+    refuse_idle_settings(config, given)
+    if config.tensorboard:
+        refuse_without_writer()
+    from fcjax.run_directory import RunDirectory
+    from fcjax.task_data import load_data, refuse_for_data, sized_for
+
     run_dir = config.run_dir or Path("runs") / f"{config.task}-{datetime.now():%Y%m%d-%H%M%S}"
     config = replace(config, run_dir=run_dir)
-    if config.cache:
-        use_compilation_cache()
+    if not config.resume and config.coordinator is None:  # of several processes, process 0 makes it
+        RunDirectory(run_dir).refuse_existing()
     with _data_errors():
         dataset, preprocessing = load_data(config)
+        if config.task == "table":
+            config = sized_for(config, dataset, given)
+        refuse_for_data(config, dataset)
         for note in preprocessing.notes if preprocessing else ():
             print(f"note: {note}")
-        model, loss = model_and_loss(config, dataset)
-        try:
-            fit(model, dataset, config, loss=loss, files=describe_run(model, dataset, preprocessing))
-        except TrainingInterrupted as stop:
-            _leave(f"fcjax: {stop}; to go on, add --resume --run-dir {run_dir}", SIGNAL + stop.signum)
+        _train(config, dataset, preprocessing)
+
+
+def _train(config: TrainConfig, dataset: "Dataset", preprocessing: "Preprocessing | None") -> None:
+    """The part that needs jax."""
+    from fcjax.compilation_cache import use_compilation_cache
+    from fcjax.prediction import describe_run
+    from fcjax.tasks import model_and_loss
+    from fcjax.trainer import TrainingInterrupted, fit
+
+    assert config.run_dir is not None
+    if config.cache:
+        use_compilation_cache()
+    model, loss = model_and_loss(config, dataset)
+    try:
+        fit(model, dataset, config, loss=loss, files=describe_run(model, dataset, preprocessing))
+    except TrainingInterrupted as stop:
+        _leave(f"fcjax: {stop}; to go on, add --resume --run-dir {config.run_dir}", SIGNAL + stop.signum)
 
 
 def predict(run: RunFolder, /, file: Path, out: Path | None = None) -> None:

@@ -7,22 +7,36 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
+from fcjax.expectations import UsageError
+from fcjax.expectations import expect_number as _number
+from fcjax.expectations import expect_one_of as _one_of
+from fcjax.expectations import expect_whole_number as _whole_number
 from fcjax.memory_size import memory_size
 
 __all__ = ["MODELS", "OPTIMIZERS", "SCHEDULES", "STRATEGIES", "TASKS", "TrainConfig", "UsageError"]
-
-
-class UsageError(ValueError):
-    """What the user asked for can't be done; the message says in one sentence what was expected and found."""
-
 
 Task = Literal["digits", "mnist", "fashion", "housing", "california", "table"]
 Strategy = Literal["pmap", "jit", "shard"]
 Optimizer = Literal["sgd", "momentum", "adam", "adamw", "rmsprop"]
 Schedule = Literal["cosine", "constant", "step"]
-Model = Literal["article", "mlp"]
+Model = Literal["article", "mlp", "tabular"]
+Activation = Literal[
+    "linear",
+    "relu",
+    "leaky_relu",
+    "elu",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "sigmoid",
+    "tanh",
+    "softplus",
+    "softmax",
+    "log_softmax",
+]
 Kind = Literal["auto", "classification", "regression"]
 Preset = Literal["article", "best"]
+Features = Literal["standard", "quantile", "pieces"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Matmul = Literal["float32", "tf32"]
 
@@ -54,23 +68,38 @@ class TrainConfig:
     """What means a missing entry, besides the usual marks (with table only)."""
     validation: float | None = None
     """Share of the training rows that is held out for choices; where not given 0.15 of a table, else none."""
+    features: Features = "standard"
+    """How columns of numbers are seen: by mean 0 and deviation 1, by rank (as quantiles of a normal distribution), or
+    in pieces, as shares of --bins bins that hold equally many training rows."""
+    patience: int | None = None
+    """Stop when the validation loss has not fallen for so many epochs, and take the weights of its best epoch. Where
+    not given a table's validation part chooses the best epoch too; 0 for the last epoch as it is."""
     preset: Preset | None = None
     """Starting values of the other settings: article trains as the article does, best by the best recipe known."""
     model: Model = "article"
-    """The article's network for the task (784-512-256-10 for images, 64-32-1 for prices), or an MLP of --hidden.
-    A table has an MLP."""
+    """The article's network for the task (784-512-256-10 for images, 64-32-1 for prices), an MLP of --hidden, or
+    tabular: several nets of --hidden that share weights, for columns of numbers. A table has an MLP where not given."""
     hidden: tuple[int, ...] = (512, 256)
-    """Widths of the hidden layers of an MLP."""
-    activation: str = "relu"
+    """Widths of the hidden layers of an MLP, or of tabular."""
+    activation: Activation = "relu"
     """Hidden activation of an MLP."""
+    members: int = 16
+    """Nets that share their weights and answer together (with tabular only)."""
+    bins: int = 48
+    """Pieces of each number, with as many training rows in each (with tabular or pieces)."""
+    embedding: int = 16
+    """Width of the embedding of each number (with tabular only)."""
     dropout: float | None = None
     """Dropout rate after each hidden layer; where not given 0.2, and 0 in the article's network for prices."""
     input_dropout: float = 0.0
     """Dropout rate of the inputs."""
+    adversarial: float = 0.0
+    """Training samples are moved towards a greater loss, by a distance up to this (root mean square over the inputs,
+    in units of their standard deviation)."""
     epochs: int = 20
-    """Passes over the training set."""
+    """Passes over the training set; of a table, where not given, more the smaller it is."""
     batch_size: int = 128
-    """Samples per step, over all devices together."""
+    """Samples per step, over all devices together; of a table, where not given, 8 to 256 by its size."""
     optimizer: Optimizer = "adam"
     """Update rule, with PyTorch's defaults."""
     learning_rate: float = 1e-3
@@ -120,6 +149,8 @@ class TrainConfig:
     """New folder for this run's results; runs/TASK-TIME where not given."""
     resume: bool = False
     """Go on with the run in --run-dir where it was stopped; with the same settings."""
+    tensorboard: bool = False
+    """Write the figures of each epoch for TensorBoard too, to RUN_DIR/tensorboard; needs tensorboardX."""
     segments: int = 1
     """Parts of an epoch; a run can be saved, or stopped by Ctrl-C or SIGTERM, after each."""
     checkpoint_every: int | None = None
@@ -141,19 +172,23 @@ class TrainConfig:
         """Raises a ``UsageError`` that names the first field out of range, what was expected and what was found."""
         _one_of("task", self.task, TASKS)
         _one_of("model", self.model, MODELS)
+        _one_of("activation", self.activation, get_args(Activation))
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("strategy", self.strategy, STRATEGIES)
         _one_of("precision", self.precision, get_args(Precision))
         _one_of("matmul", self.matmul, get_args(Matmul))
         _one_of("kind", self.kind, get_args(Kind))
+        _one_of("features", self.features, get_args(Features))
         self._check_table()
         _ = self.device_bytes
         if self.swept and self.seeds > 1:
             raise UsageError(f"sweep: expected with one seed, found {self.seeds}")
-        for name in ("epochs", "batch_size", "seeds", "segments", "keep_checkpoints"):
+        for name in ("epochs", "batch_size", "seeds", "segments", "keep_checkpoints", "members", "bins", "embedding"):
             _whole_number(name, getattr(self, name), least=1)
         _whole_number("seed", self.seed, least=0)
+        if self.patience is not None:
+            _whole_number("patience", self.patience, least=0)
         if self.checkpoint_every is not None:
             _whole_number("checkpoint_every", self.checkpoint_every, least=1)
         if not self.checkpoint_seconds >= 0:
@@ -178,7 +213,7 @@ class TrainConfig:
                 raise UsageError(f"{name}: expected a rate in [0, 1), found {rate}")
         if self.validation is not None and not 0.0 <= self.validation < 1.0:
             raise UsageError(f"validation: expected a share in [0, 1), found {self.validation}")
-        for name in ("warmup", "weight_decay", "step_decay"):
+        for name in ("warmup", "weight_decay", "step_decay", "adversarial"):
             _number(name, getattr(self, name), above=False)
         for name in ("step_epochs", "clip_norm"):
             _number(name, getattr(self, name), above=True)
@@ -244,18 +279,3 @@ class TrainConfig:
         """All fields as plain JSON values."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-
-
-def _one_of(name: str, found: str, expected: tuple[str, ...]) -> None:
-    if found not in expected:
-        raise UsageError(f"{name}: expected one of {', '.join(expected)}; found {found!r}")
-
-
-def _whole_number(name: str, found: object, least: int) -> None:
-    if isinstance(found, bool) or not isinstance(found, int) or found < least:
-        raise UsageError(f"{name}: expected a whole number of at least {least}, found {found!r}")
-
-
-def _number(name: str, found: float | None, above: bool) -> None:
-    if found is not None and not (math.isfinite(found) and (found > 0 if above else found >= 0)):
-        raise UsageError(f"{name}: expected a finite number {'above' if above else 'of at least'} 0, found {found}")

@@ -18,6 +18,7 @@ from fcjax.datasets import Dataset
 from fcjax.resume import fingerprint, refuse_other_settings
 from fcjax.run import Run
 from fcjax.run_directory import RunDirectory
+from fcjax.tensorboard import TensorBoard, refuse_without_writer
 from fcjax.train_state import TrainState
 
 __all__ = ["Recorder", "named_arrays"]
@@ -42,6 +43,7 @@ class Recorder:
         self._writes = jax.process_index() == 0
         self._saved = time.monotonic()
         self._data = ""
+        self._board: TensorBoard | None = None
         self._resumes = by_first(self._begin) == b"resumes"
         folder = from_first(str(directory.checkpoints.absolute()).encode()) if jax.process_count() > 1 else b""
         self._checkpoints = Checkpoints(
@@ -51,6 +53,8 @@ class Recorder:
     def _begin(self) -> bytes:
         """Makes a new folder, or sees that the one there can be gone on with."""
         directory, config = self._directory, self._config
+        if config.tensorboard:
+            refuse_without_writer()
         recorded = directory.recorded() if config.resume else None
         if recorded is None:
             directory.create(config.to_json(), self._files)
@@ -70,9 +74,13 @@ class Recorder:
             UsageError: the checkpoint is of another model or of other data.
         """
         self._data = fingerprint(dataset)
-        if not self._resumes:
-            return
-        content = by_first(lambda: self._newest(dataset.name, say))
+        if self._resumes:
+            self._go_on(run, dataset.name, say)
+        if self._config.tensorboard and self._writes:
+            self._board = TensorBoard(self._directory.path / "tensorboard", run.epoch)
+
+    def _go_on(self, run: Run, name: str, say: Callable[[str], None]) -> None:
+        content = by_first(lambda: self._newest(name, say))
         if content:
             snapshot = Snapshot.unpack(content)
             self._checkpoints.note(snapshot)
@@ -101,6 +109,8 @@ class Recorder:
         """Writes what is due: a line of metrics after an epoch, and perhaps a checkpoint."""
         if epoch_ended and self._writes:
             self._directory.append_metrics(run.history[-1])
+            if self._board:
+                self._board.write(run.history[-1], run.seeds)
         every = self._config.checkpoint_every
         due = epoch_ended and every is not None and run.epoch % every == 0
         due = due or time.monotonic() - self._saved >= self._config.checkpoint_seconds or run.finished
@@ -122,6 +132,8 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._board:
+            self._board.close()
         with suppress(CheckpointError):  # what ended the run matters more
             self.wait()
 

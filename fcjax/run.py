@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 from fcjax.checkpoint import CheckpointError, Snapshot, named_leaves, restored
 from fcjax.config import TrainConfig, UsageError
 from fcjax.datasets import Dataset, Split
+from fcjax.early_stopping import Standing, merged, standings
 from fcjax.metrics import figures
 from fcjax.parallel import Parallel
 from fcjax.programs import Programs, joined, total
@@ -50,11 +51,45 @@ class Run:
     train_seconds: float = 0.0
     epoch_seconds: float = 0.0
     loop_seconds: float = 0.0
+    best: Any = None  # parameters and buffers of each replica's best epoch, on the host, if early stopping is on
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done."""
-        return self.step >= self.config.epochs * self.programs.steps
+        """Whether all epochs are done, or every replica has stopped early."""
+        stopped = self.standings and all(standing.stopped for standing in self.standings)
+        return bool(stopped) or self.step >= self.config.epochs * self.programs.steps
+
+    @property
+    def standings(self) -> list[Standing]:
+        """How far each replica has come by its validation loss; empty without early stopping."""
+        if not self.config.patience:
+            return []
+        return standings([entry["validation"]["loss"] for entry in self.history], self.config.patience)
+
+    def settle(self) -> dict[str, Figures]:
+        """At the end: the figures of every evaluated split, and in ``state`` the weights that gave them.
+
+        Those are of the last epoch, or with early stopping of each replica's best.
+
+        Raises:
+            TrainingError: no validation loss was a number.
+        """
+        last = self.history[-1]
+        if not self.standings:
+            return {part: last[part] for part in self.programs.evaluations}
+        best = [standing.best for standing in self.standings]
+        if 0 in best:
+            raise TrainingError("validation loss: expected a finite number, found none in any epoch")
+        params, buffers = self.best
+        average = None if self.state.average is None else params
+        own = self.state.params if average is not None else params
+        self.state = replace(jax.device_get(self.state), params=own, buffers=buffers, average=average)
+        return {
+            part: {
+                name: [self.history[epoch - 1][part][name][k] for k, epoch in enumerate(best)] for name in last[part]
+            }
+            for part in self.programs.evaluations
+        }
 
     @property
     def epoch(self) -> int:
@@ -88,7 +123,7 @@ class Run:
 
     def snapshot(self) -> Snapshot:
         """All that ``restore`` needs to go on from here."""
-        arrays = named_leaves({"state": self.state, "sums": self._joined()})
+        arrays = named_leaves({"state": self.state, "sums": self._joined(), "best": self.best or ()})
         facts = {
             "history": list(self.history),  # it grows while this is still being written
             "train_seconds": self.train_seconds,
@@ -103,8 +138,10 @@ class Run:
             CheckpointError: it was taken of another model.
         """
         sums = {name[5:]: array for name, array in snapshot.arrays.items() if name.startswith("sums.")}
-        arrays = {name: array for name, array in snapshot.arrays.items() if not name.startswith("sums.")}
-        self.state = self.parallel.replicate(restored({"state": self.state}, arrays)["state"])
+        state = {name: array for name, array in snapshot.arrays.items() if name.startswith("state.")}
+        best = {name: array for name, array in snapshot.arrays.items() if name.startswith("best.")}
+        self.best = restored({"best": self._weights()}, best)["best"] if best else None
+        self.state = self.parallel.replicate(restored({"state": self.state}, state)["state"])
         self.step = snapshot.step
         self.sums = [sums] if sums else []
         self.history = list(snapshot.facts["history"])
@@ -132,12 +169,19 @@ class Run:
         for part in self.programs.evaluations:
             entry[part] = self.figures(self.programs.evaluate(part, self.state, self.epoch), self.dataset.parts()[part])
             self._expect_finite(part, entry[part])
-        if self.finished:
-            self._expect_finite_state()
         entry["samples_per_second"] = round(self.samples / self.epoch_seconds, 1)
         entry["seconds"] = round(self.epoch_seconds, 4)
         self.train_seconds, self.epoch_seconds = self.train_seconds + self.epoch_seconds, 0.0
         self.history.append(entry)
+        if self.standings:
+            improved = [standing.best == self.epoch for standing in self.standings]
+            self.best = merged(self.best, self._weights() if any(improved) else None, improved)
+        if self.finished:
+            self._expect_finite_arrays(self.best if self.standings else self.state)
+
+    def _weights(self) -> Any:
+        """The arrays that evaluation uses."""
+        return jax.device_get((self.state.evaluated, self.state.buffers))
 
     def _joined(self) -> dict[str, np.ndarray]:
         """The sums of the current epoch's steps so far, one after the other."""
@@ -157,9 +201,9 @@ class Run:
                 if not math.isfinite(value):
                     raise self._diverged(f"expected a finite {part} {name}, found {value} (seed {seed})")
 
-    def _expect_finite_state(self) -> None:
+    def _expect_finite_arrays(self, result: Any) -> None:
         """A net may have become useless in the last step, after the last loss of training was taken."""
-        for name, array in named_leaves(self.state).items():
+        for name, array in named_leaves(result).items():
             if jax.numpy.issubdtype(array.dtype, np.inexact) and not (finite := np.isfinite(array)).all():
                 place = tuple(int(i) for i in np.argwhere(~finite)[0])
                 raise self._diverged(f"expected finite numbers in {name}, found {array[place]} at {place}")

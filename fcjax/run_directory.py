@@ -81,13 +81,15 @@ class RunDirectory:
         for rest in self.path.glob(".*.tmp"):
             rest.unlink(missing_ok=True)
         self._describe(config, files)
-        self._write(METRICS, lambda path: path.write_text("".join(_json(line) + "\n" for line in history)))
+        text = "".join(self._line(METRICS, line) + "\n" for line in history)
+        self._write(METRICS, lambda path: path.write_text(text))
 
     def append_metrics(self, line: dict[str, object]) -> None:
         """Adds one line to ``metrics.jsonl``."""
+        text = self._line(METRICS, line) + "\n"
         try:
             with (self.path / METRICS).open("ab", buffering=0) as log:
-                log.write((_json(line) + "\n").encode())  # in one piece
+                log.write(text.encode())  # in one piece
         except OSError as error:
             raise self._unwritable(METRICS, error) from error
 
@@ -110,7 +112,19 @@ class RunDirectory:
         return UsageError(f"{self.path / name}: can't be written: {getattr(error, 'strerror', None) or error}")
 
     def _write_json(self, name: str, value: dict[str, Any]) -> None:
-        self._write(name, lambda path: path.write_text(_json(value, indent=2) + "\n"))
+        text = self._line(name, value, indent=2) + "\n"
+        self._write(name, lambda path: path.write_text(text))
+
+    def _line(self, name: str, value: dict[str, Any], indent: int | None = None) -> str:
+        """``value`` as JSON, which has no word for what is not a number."""
+        try:
+            return json.dumps(value, indent=indent, allow_nan=False)
+        except ValueError:
+            wrong = [key for key, part in value.items() if not _is_finite(part)]
+            raise UsageError(
+                f"{self.path / name}: expected finite figures, found others under {', '.join(wrong)}; a lower learning "
+                "rate may help"
+            ) from None
 
     def _write(self, name: str, write: Callable[[Path], object]) -> None:
         """To a temporary file that is then renamed: whoever reads sees the old file or the new one, never a part."""
@@ -130,6 +144,9 @@ class RunDirectory:
             raise
 
 
-def _json(value: Any, indent: int | None = None) -> str:
-    """Only what every reader of JSON understands: no NaN, no Infinity."""
-    return json.dumps(value, indent=indent, allow_nan=False)
+def _is_finite(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True

@@ -14,8 +14,8 @@ import numpy as np
 from flax import nnx
 
 from fcjax.agreement import everyone
-from fcjax.config import TrainConfig, UsageError
-from fcjax.datasets import Dataset
+from fcjax.config import TrainConfig
+from fcjax.datasets import Dataset, with_computed_features
 from fcjax.distributed import connect, explaining_a_lost_process, refuse_disagreement
 from fcjax.ensemble import ensemble_figures
 from fcjax.feeding import Streamed
@@ -29,6 +29,7 @@ from fcjax.progress import Reporter
 from fcjax.recording import Recorder
 from fcjax.run import Run, TrainingError
 from fcjax.run_directory import RunDirectory
+from fcjax.task_data import refuse_for_data
 from fcjax.train_state import TrainState, count_parameters
 from fcjax.train_step import Learner
 
@@ -92,13 +93,10 @@ def fit(
     """
     config = config or TrainConfig()
     config.check()
-    if config.batch_size > len(dataset.train):
-        raise UsageError(
-            f"batch_size: expected at most {len(dataset.train)}, the size of the training set of "
-            f"{dataset.name}; found {config.batch_size}"
-        )
+    refuse_for_data(config, dataset)
     started = time.perf_counter()
     connect(config)
+    dataset = with_computed_features(dataset)
     refuse_disagreement(config, dataset)
     parallel = make_parallel(config.strategy, config.devices)
     learner, state, name = prepare(model, dataset, config, loss or default_loss(dataset.task), parallel.axis_name)
@@ -158,7 +156,7 @@ def _report(run: Run, seconds: float, reporter: Reporter) -> None:
 
 def _result(run: Run, learner: Learner, about: dict[str, Any], started: float) -> FitResult:
     """Trained modules and the summary."""
-    config, last = run.config, run.history[-1]
+    config, figures = run.config, run.settle()
     state = jax.device_get(run.state)
     replicas = [state] if config.replicas == 1 else [_replica(state, k) for k in range(config.replicas)]
     summary = {
@@ -169,7 +167,8 @@ def _result(run: Run, learner: Learner, about: dict[str, Any], started: float) -
         "seeds": run.seeds,
         **({"sweep": {config.swept[0]: list(config.swept[1])}} if config.swept else {}),
         "epochs": config.epochs,
-        **{name: last[name] for name in run.programs.evaluations},
+        **({"best_epochs": [standing.best for standing in run.standings]} if run.standings else {}),
+        **figures,
         "samples_per_second": round(run.samples * len(run.history) / run.train_seconds, 1),
         "compile_seconds": round(run.programs.compile_seconds, 3),
         "wall_seconds": round(time.perf_counter() - started, 3),

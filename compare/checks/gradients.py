@@ -7,10 +7,9 @@ import numpy as np
 
 from compare.checks.judge import compare_runs, judge
 from compare.evidence import Evidence
-from compare.legs.run import Flow, Run, flow
+from compare.legs.run import Flow, Run, flow, zeros_for_none
 from compare.result import CheckResult, Leaf
 from compare.structure import flatten
-from compare.verdict import spread
 
 __all__ = ["check_gradients", "gradient_flow"]
 
@@ -25,15 +24,17 @@ def check_gradients(evidence: Sequence[Evidence], strict: bool) -> CheckResult:
         evidence: all cases; those whose outputs are not finite say nothing about gradients.
         strict: whether a difference only at ties and zeros fails.
     """
-    regular: list[Leaf] = []
-    kinks: list[Leaf] = []
-    used = [item for item in evidence if item.finite]
+    used = [item for item in evidence if item.finite and item.case.cotangents]
+    unjudged = next((item.flax.without_gradients for item in used if item.flax.without_gradients), "")
+    if unjudged:
+        return CheckResult("gradients", "skipped", unjudged)
+    found: list[tuple[Evidence, list[Leaf]]] = []
     for item in used:
         leaves = compare_runs(_without_none(item), _arrays, _filled(item.flax, item), lower=item.flax32)
         if item.numpy is not None:
             leaves += compare_runs(_without_none(item), _arrays, _filled(item.numpy, item), "NumPy")
-        (kinks if item.case.kinks else regular).extend(leaves)
-    result = judge("gradients", regular, kinks, "gradients", strict, used)
+        found.append((item, leaves))
+    result = judge("gradients", found, "gradients", strict)
     notes = _flow_notes(used)
     return dataclasses.replace(result, detail=". ".join([result.detail, *notes])) if notes else result
 
@@ -64,9 +65,8 @@ def _noise(item: Evidence, name: str) -> float:
     reference = item.reference.parameter_gradients[name]
     if reference is None:
         return 0.0
-    moved = [run.parameter_gradients[name] for run in item.perturbed]
     size = float(np.abs(reference).max()) if reference.size else 0.0
-    variation = spread(reference, [array for array in moved if array is not None], "float64")
+    variation = float(item.moved.parameter_gradients[name] or 0.0)
     return size if size <= variation else 0.0  # a gradient below its own rounding noise is zero
 
 
@@ -79,23 +79,20 @@ def _without_none(item: Evidence) -> Evidence:
     return dataclasses.replace(
         item,
         reference=_filled(item.reference, item),
-        perturbed=tuple(_filled(run, item) for run in item.perturbed),
-        constants=tuple(_filled(run, item) for run in item.constants),
+        moved=_filled(item.moved, item),
+        constants=None if item.constants is None else _filled(item.constants, item),
     )
 
 
 def _filled(run: Run, item: Evidence) -> Run:
     """``run`` with zeros for gradients that do not flow, and for parameters that the leg does not list."""
-    weights = item.case.weights
-    parameters = {
-        name: np.zeros(weights[name].shape) if (g := run.parameter_gradients.get(name)) is None else g
-        for name in item.reference.parameter_gradients
-    }
-    inputs = {
-        path: np.zeros(_input_shape(item, path)) if (g := run.input_gradients.get(path)) is None else g
-        for path in item.flax.input_gradients  # none for a Flax call of its own
-    }
-    return dataclasses.replace(run, parameter_gradients=parameters, input_gradients=inputs)
+    parameters = {name: item.case.weights[name].shape for name in item.reference.parameter_gradients}
+    inputs = {path: _input_shape(item, path) for path in item.flax.input_gradients}  # none for a Flax call of its own
+    return dataclasses.replace(
+        run,
+        parameter_gradients=zeros_for_none(run.parameter_gradients, parameters),
+        input_gradients=zeros_for_none(run.input_gradients, inputs),
+    )
 
 
 def _input_shape(item: Evidence, path: str) -> tuple[int, ...]:

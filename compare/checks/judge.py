@@ -7,14 +7,13 @@ import numpy as np
 
 from compare.evidence import Evidence
 from compare.legs.run import Run
-from compare.result import CheckResult, CheckStatus, Leaf
+from compare.result import CheckResult, Leaf
 from compare.verdict import (
     CONSTANTS_FACTOR,
     SAMENESS_FACTOR,
     compare_arrays,
     largest_relative,
     own_rounding,
-    spread,
     worst,
 )
 
@@ -48,11 +47,11 @@ def compare_runs(
         if not np.issubdtype(array.dtype, np.floating):
             leaves.append(_exact(name, array, other[path]))
             continue
-        moved = spread(array, [select(run)[path] for run in evidence.perturbed], "float64")
+        moved = float(np.max(select(evidence.moved)[path], initial=0.0))
         allowed = SAMENESS_FACTOR * max(moved, own_rounding(other[path], in_float32.get(path)))
         leaf = compare_arrays(name, array, other[path], allowed)
-        if not leaf.agrees and evidence.constants and not label:
-            moved = spread(other[path], [select(run)[path] for run in evidence.constants], "float64")
+        if not leaf.agrees and evidence.constants is not None and not label:
+            moved = float(np.max(select(evidence.constants).get(path, 0.0), initial=0.0))
             wider = compare_arrays(name, array, other[path], allowed + CONSTANTS_FACTOR * moved)
             leaf = dataclasses.replace(wider, constants=True) if wider.agrees else leaf
         leaves.append(leaf)
@@ -65,41 +64,47 @@ def _exact(name: str, reference: np.ndarray, found: np.ndarray) -> Leaf:
     return compare_arrays(name, reference, found, 0.0)
 
 
-def judge(
-    name: str, regular: Sequence[Leaf], at_kinks: Sequence[Leaf], what: str, strict: bool, used: Sequence[Evidence]
-) -> CheckResult:
-    """A ``CheckResult`` from the leaves of ordinary cases and of those at ties and zeros.
+def judge(name: str, found: Sequence[tuple[Evidence, Sequence[Leaf]]], what: str, strict: bool) -> CheckResult:
+    """A ``CheckResult`` from the leaves of ordinary cases and of those in which right ports may differ.
 
     Args:
         name: of the check.
-        regular, at_kinks: compared leaves, repeated over cases.
+        found: each case with its compared leaves.
         what: the plural noun of the detail, "outputs".
-        strict: whether a difference only at ties and zeros fails.
-        used: the cases that were compared.
+        strict: whether a difference that right ports may have fails.
     """
-    leaves = worst(regular)
-    kinks = worst(at_kinks)
-    failed = [leaf for leaf in leaves.values() if not leaf.agrees]
-    kinked = [leaf for leaf in kinks.values() if not leaf.agrees]
-    rounded = [leaf for leaf in leaves.values() if leaf.constants]
-    shown = dict(leaves)
-    if failed or not kinked:
-        status: CheckStatus = "failed" if failed else "constants" if rounded else "passed"
-    else:
-        status = "failed" if strict else "noted"
-        shown |= {leaf.path: leaf for leaf in kinked}
-    if not leaves and not kinks:
+    leaves = worst([leaf for item, some in found if not item.case.aside for leaf in some])
+    aside = worst([leaf for item, some in found if item.case.aside for leaf in some])
+    if not leaves and not aside:
         return CheckResult(name, "inconclusive", f"nothing was compared: there are no {what}")
-    largest = largest_relative(leaves)
+    failed = [leaf for leaf in leaves.values() if not leaf.agrees]
+    apart = [leaf for leaf in aside.values() if not leaf.agrees]
+    rounded = [leaf for leaf in leaves.values() if leaf.constants]
+    conceded = dict.fromkeys(sentence for item, _ in found for sentence in item.conceded)
+    shown = tuple(leaves.values())
     if failed:
         detail = f"{len(failed)} of {len(leaves)} {what} differ by more than rounding explains"
-    elif kinked:
-        detail = f"{len(kinked)} of {len(leaves)} {what} differ, but only at ties and exact zeros"
-    elif rounded:
-        names = ", ".join(dict.fromkeys(name for item in used for name in item.constant_names))
-        detail = (
-            f"{len(rounded)} of {len(leaves)} {what} agree but for constants of lower precision in the port: {names}"
-        )
-    else:
-        detail = f"{len(leaves)} {what} agree over {len(used)} cases, largest relative difference {largest:.1e}"
-    return CheckResult(name, status, detail, tuple(shown.values()))
+        return CheckResult(name, "failed", detail, shown)
+    if apart:
+        words = " and ".join(_circumstances(found))
+        detail = f"{len(apart)} of {max(len(leaves), len(aside))} {what} differ, but only {words}"
+        shown = tuple((leaves | {leaf.path: leaf for leaf in apart}).values())
+        return CheckResult(name, "failed" if strict else "noted", detail, shown)
+    if conceded:
+        return CheckResult(name, "noted", f"{_counted(leaves, what)}, but {'; '.join(conceded)}", shown)
+    if rounded:
+        names = ", ".join(dict.fromkeys(name for item, _ in found for name in item.constant_names))
+        constants = "constants of lower precision in the port"
+        detail = f"{len(rounded)} of {len(leaves)} {what} agree but for {constants}: {names}"
+        return CheckResult(name, "constants", detail, shown)
+    detail = f"{_counted(leaves, what)} over {len(found)} cases, largest relative difference"
+    return CheckResult(name, "passed", f"{detail} {largest_relative(leaves):.1e}", shown)
+
+
+def _counted(leaves: Sequence[Leaf] | Mapping[str, Leaf], what: str) -> str:
+    return f"1 {what.removesuffix('s')} agrees" if len(leaves) == 1 else f"{len(leaves)} {what} agree"
+
+
+def _circumstances(found: Sequence[tuple[Evidence, Sequence[Leaf]]]) -> list[str]:
+    words = (item.case.aside for item, some in found if item.case.aside and not all(leaf.agrees for leaf in some))
+    return list(dict.fromkeys(words))

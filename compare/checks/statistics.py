@@ -7,8 +7,8 @@ import numpy as np
 from compare.checks.judge import compare_runs, judge
 from compare.evidence import Evidence
 from compare.legs.run import Run
-from compare.result import CheckResult, Leaf
-from compare.verdict import SAMENESS_FACTOR, compare_arrays, own_rounding, spread
+from compare.result import CheckResult
+from compare.verdict import SAMENESS_FACTOR, compare_arrays, own_rounding
 
 __all__ = ["check_statistics"]
 
@@ -24,16 +24,14 @@ def check_statistics(evidence: Sequence[Evidence], momenta: Mapping[str, float],
         momenta: torch's momentum by module name, the share of the new value.
         strict: whether a difference only at ties and zeros fails.
     """
-    regular: list[Leaf] = []
-    kinks: list[Leaf] = []
-    for item in evidence:
-        (kinks if item.case.kinks else regular).extend(compare_runs(item, _statistics, item.flax, lower=item.flax32))
-    result = judge("statistics", regular, kinks, "running statistics", strict, evidence)
-    if not regular:
+    used = [item for item in evidence if not item.case.forward_only]
+    found = [(item, compare_runs(item, _statistics, item.flax, lower=item.flax32)) for item in used]
+    if not any(leaves for _, leaves in found):
         return CheckResult("statistics", "skipped", "the torch model keeps no running statistics")
+    result = judge("statistics", found, "running statistics", strict)
     if result.status == "failed":
         bad = [leaf.path for leaf in result.leaves if not leaf.agrees]
-        if all(path.endswith("running_var") and _unbiased(evidence, path, momenta) for path in bad):
+        if all(path.endswith("running_var") and _unbiased(used, path, momenta) for path in bad):
             detail = (
                 f"{len(bad)} running variances differ by torch's factor n / (n - 1) alone; Flax keeps the biased one"
             )
@@ -64,8 +62,9 @@ def _unbiased(evidence: Sequence[Evidence], path: str, momenta: Mapping[str, flo
         count = np.round(np.median(share * unbiased[known] / gap[known]))
         if not count >= 2:
             return False
-        moved = spread(new, [run.statistics[path] for run in item.perturbed], "float64")
-        own = own_rounding(found, item.flax32.statistics.get(path))  # a fast variance rounds more than torch's
+        moved = float(item.moved.statistics[path])
+        lower = None if item.flax32 is None else item.flax32.statistics.get(path)
+        own = own_rounding(found, lower)  # a fast variance rounds more than torch's
         if not compare_arrays(path, new - share * unbiased / count, found, SAMENESS_FACTOR * max(moved, own)).agrees:
             return False
     return True

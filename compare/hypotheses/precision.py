@@ -8,7 +8,6 @@ from flax import nnx
 
 from compare.evidence import Evidence
 from compare.legs.flax_leg import FlaxLeg
-from compare.legs.run import Run
 from compare.result import Cause
 
 __all__ = ["FAST_VARIANCE", "rerun", "without_fast_variance"]
@@ -35,5 +34,6 @@ def without_fast_variance(model: Any) -> nnx.Module | None:
 
 def rerun(evidence: Sequence[Evidence], leg: FlaxLeg) -> tuple[Evidence, ...]:
     """The evidence with another Flax leg's float32 runs."""
-    runs: list[Run] = [leg.run(item.case) for item in evidence]
-    return tuple(dataclasses.replace(item, flax32=run) for item, run in zip(evidence, runs, strict=True))
+    return tuple(
+        item if item.flax32 is None else dataclasses.replace(item, flax32=leg.run(item.case)) for item in evidence
+    )

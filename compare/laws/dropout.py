@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from compare.cases import given_weights, torch_call
+from compare.cases import torch_call
 from compare.evidence import sentence_of
 from compare.laws.masks import FlaxMask, FlaxModel, TorchDropout, torch_dropouts
 from compare.laws.statistics import FALSE_ALARMS, Alarm, binomial, correlation
@@ -20,6 +20,7 @@ from compare.legs.flax_leg import FlaxLeg
 from compare.legs.run import Case
 from compare.legs.torch_leg import TorchLeg
 from compare.port import Port
+from compare.redraw import given_weights
 from compare.result import Cause, CheckResult, Report, UsageError
 from compare.structure import Inputs, as_call
 from compare.verdict import SAMENESS_FACTOR, compare_arrays, spread

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from compare.legs.dropout import replay_in_flax
+from compare.legs.dtypes import narrow_dtype, shared_16_bit_type, wide
+from compare.legs.flax_dropout import replay_in_flax
 from compare.legs.flax_function import FlaxFunction
 from compare.legs.lift import independent_outputs, lift
 from compare.legs.run import Case, Run
@@ -18,9 +19,16 @@ from compare.result import UsageError
 from compare.structure import Call, as_call, flatten, is_floating, rebuild
 from compare.weights import WeightMapping
 
-__all__ = ["FlaxLeg"]
+__all__ = ["FlaxLeg", "LayoutError"]
+
+# How jax words it.
+_ONE_WAY = "Reverse-mode differentiation does not work for lax.while_loop"
 
 Arguments = tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], tuple[Any, ...]]
+
+
+class LayoutError(Exception):
+    """A function of the user's that brings one layout to the other (``Inputs.flax``) does not take this call."""
 
 
 class FlaxLeg:
@@ -54,7 +62,7 @@ class FlaxLeg:
         self.islands: tuple[str, ...] = ()
         self.constants: tuple[str, ...] = ()
         self._compiled: dict[str, Callable[[Arguments, int | None], Run]] = {}
-        self._keeps: tuple[float | None, ...] = ()
+        self._masks: tuple[Any, ...] = ()
         self._traced: dict[str, Callable[[Arguments], tuple[Checkpoint, ...]]] = {}
 
     def run(self, case: Case, constants_seed: int | None = None) -> Run:
@@ -70,6 +78,16 @@ class FlaxLeg:
             if key not in self._compiled:
                 self._compiled[key] = self._compile(case.call, arguments)
             return self._compiled[key](arguments, constants_seed)
+
+    def with_tables(self, case: Case, own: bool) -> Run:
+        """``case`` as it is traced outside 64-bit mode, lifted; its tables too, or ``own`` as the port holds them."""
+        islands, constants = self.islands, self.constants
+        try:
+            with self._precision():
+                arguments = self._arguments(case)
+                return self._compile(case.call, arguments, own)(arguments, None)
+        finally:
+            self.islands, self.constants = islands, constants
 
     def trace(self, case: Case) -> tuple[Checkpoint, ...]:
         """What goes into and comes out of every submodule in ``case``, with gradients."""
@@ -98,11 +116,20 @@ class FlaxLeg:
                 watch = FlaxWatch(shifts)
                 return self._watched(call, arguments, watch)
 
+            if one_way:
+                return shifted(shifts)[1], {}
             differentiable, vjp, values = jax.vjp(shifted, shifts, has_aux=True)
             cotangents = {path: arguments[4][path].astype(value.dtype) for path, value in differentiable.items()}
             return values, vjp(cotangents)[0]
 
-        closed, shape = jax.make_jaxpr(function, return_shape=True)(arguments, shifts)
+        one_way = False
+        try:
+            closed, shape = jax.make_jaxpr(function, return_shape=True)(arguments, shifts)
+        except ValueError as error:
+            if _ONE_WAY not in str(error):
+                raise
+            one_way = True
+            closed, shape = jax.make_jaxpr(function, return_shape=True)(arguments, shifts)
         compiled = self._program(closed, jax.tree.leaves((arguments, shifts)))
 
         def run(given: Arguments) -> tuple[Checkpoint, ...]:
@@ -127,42 +154,59 @@ class FlaxLeg:
     def _arguments(self, case: Case) -> Arguments:
         leaves = {**self.function.leaves, **self.mapping.to_flax(case.weights)}
         kinds = self.function.kinds
-        parameters = {path: self._cast(leaf) for path, leaf in leaves.items() if kinds[path] == "parameter"}
-        others = {
-            path: self._cast(leaf, self.function.leaves[path].dtype)
-            for path, leaf in leaves.items()
-            if kinds[path] != "parameter"
-        }
+        own = {path: self.function.leaves[path].dtype for path in leaves}
+        low = (
+            None
+            if self.precision == "float64"
+            else shared_16_bit_type([own[path] for path in leaves if kinds[path] == "parameter"])
+        )
+        parameters = {path: self._cast(leaf, low) for path, leaf in leaves.items() if kinds[path] == "parameter"}
+        others = {path: self._cast(leaf, own[path]) for path, leaf in leaves.items() if kinds[path] != "parameter"}
         inputs = flatten(case.call)
-        floating = {path: self._cast(array) for path, array in inputs.items() if is_floating(array)}
+        floating = {path: self._cast(array, low) for path, array in inputs.items() if is_floating(array)}
         integers = {path: jnp.asarray(array) for path, array in inputs.items() if not is_floating(array)}
         cotangents = {path: self._cast(array) for path, array in case.cotangents.items()}
-        self._keeps = tuple(getattr(mask, "keep", None) for mask in case.masks)
+        self._masks = case.masks
         return parameters, others, floating, integers, cotangents, tuple(jnp.asarray(mask) for mask in case.masks)
 
     def _cast(self, array: np.ndarray, dtype: Any = None) -> jax.Array:
-        if dtype is not None and not is_floating(np.empty(0, dtype)):
+        narrow = self.precision == "float32" and dtype is not None and np.dtype(dtype).itemsize == 2
+        if dtype is not None and (narrow or not is_floating(np.empty(0, dtype))):
             return jnp.asarray(np.array(array), dtype)
         return jnp.asarray(np.array(array), self.precision)
 
-    def _compile(self, call: Call, arguments: Arguments) -> Callable[[Arguments, int | None], Run]:
+    def _compile(
+        self, call: Call, arguments: Arguments, own_tables: bool | None = None
+    ) -> Callable[[Arguments, int | None], Run]:
         def flat_function(given: Arguments) -> Any:
             return self._forward_and_backward(call, *given)
 
-        closed, shape = self._traced_function(flat_function, arguments)
+        without = ""
+        try:
+            closed, shape = self._traced_function(flat_function, arguments, own_tables is not None)
+        except ValueError as error:
+            if _ONE_WAY not in str(error):
+                raise
+            without = "a while_loop in the Flax model can't be differentiated backward"
+            closed, shape = self._traced_function(
+                lambda given: self._forward_and_backward(call, *given[:4], {}, given[5]),
+                arguments,
+                own_tables is not None,
+            )
         structure = jax.tree.structure(shape)
         by_function = {rule.target for rule in self.mapping.rules if rule.transform is not None}  # no known inverse
         constant = jax.tree.unflatten(structure, independent_outputs(closed))
-        compiled = self._program(closed, jax.tree.leaves(arguments))
+        compiled = self._program(closed, jax.tree.leaves(arguments), bool(own_tables))
 
         def run(given: Arguments, constants_seed: int | None) -> Run:
             results = compiled(jax.tree.leaves(given), constants_seed)
-            values = jax.tree.unflatten(structure, [np.asarray(result) for result in results])
+            values = jax.tree.unflatten(structure, [wide(result) for result in results])
             outputs, parameters, inputs, statistics = values
             gradients = {path: None if constant[1][path] else array for path, array in parameters.items()}
             inputs = {} if isinstance(self.to_flax, Call) else inputs
             return Run(
                 outputs=outputs,
+                without_gradients=without,
                 parameter_gradients=self.mapping.gradients_to_torch(gradients),
                 input_gradients={path: None if constant[2][path] else array for path, array in inputs.items()},
                 statistics=self.mapping.to_torch({p: a for p, a in statistics.items() if p not in by_function}),
@@ -170,19 +214,22 @@ class FlaxLeg:
 
         return run
 
-    def _traced_function(self, function: Callable[[Arguments], Any], arguments: Arguments) -> tuple[Any, Any]:
-        """The jaxpr of ``function`` and the structure of what it returns."""
-        try:
-            return jax.make_jaxpr(function, return_shape=True)(arguments)
-        except Exception:
-            if self.precision == "float32":
-                raise
-            # Some right ports can't be traced in 64-bit mode (indices of unlike width). Their own trace can be lifted.
-            with jax.enable_x64(False):
-                narrow = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, _narrow(leaf.dtype)), arguments)
-                return jax.make_jaxpr(function, return_shape=True)(narrow)
+    def _traced_function(
+        self, function: Callable[[Arguments], Any], arguments: Arguments, narrow: bool = False
+    ) -> tuple[Any, Any]:
+        """The jaxpr of ``function``, in 64-bit mode unless ``narrow``, and the structure of what it returns."""
+        if not narrow:
+            try:
+                return jax.make_jaxpr(function, return_shape=True)(arguments)
+            except Exception:
+                if self.precision == "float32":
+                    raise
+        # Some right ports can't be traced in 64-bit mode (indices of unlike width). Their own trace can be lifted.
+        with jax.enable_x64(False):
+            shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, narrow_dtype(leaf.dtype)), arguments)
+            return jax.make_jaxpr(function, return_shape=True)(shapes)
 
-    def _program(self, closed: Any, arguments: list[Any]) -> Callable[..., Any]:
+    def _program(self, closed: Any, arguments: list[Any], own_tables: bool = False) -> Callable[..., Any]:
         """``closed``, compiled: in float64 with its islands lifted, or left as they are where that can't be done.
 
         Returns:
@@ -194,7 +241,7 @@ class FlaxLeg:
             return lambda leaves, seed=None: compiled(leaves)
         # This program runs a few times only, and says what is computed, not how fast: half the compile time.
         options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
-        lifted = lift(closed)
+        lifted = lift(closed, own_tables)
         try:
             lowered = jax.jit(lambda leaves: lifted(*leaves)).lower(arguments)
             still = jnp.zeros(len(lifted.constants))
@@ -250,12 +297,20 @@ class FlaxLeg:
         if isinstance(self.to_flax, Call):
             flax_call = self.to_flax
         else:
-            flax_call = as_call(self.to_flax(*given.args, **given.kwargs)) if self.to_flax else given
+            flax_call = given if self.to_flax is None else self._translated(self.to_flax, given)
         if watch is not None:
             watch.begin()
-        with replay_in_flax(masks, self._keeps):
-            returned, after = self.function.apply(leaves, flax_call, watch)
+        with replay_in_flax(masks, self._masks):
+            apply = self.function.apply_raised if jax.config.jax_enable_x64 else self.function.apply
+            returned, after = apply(leaves, flax_call, watch)
         return self._outputs(returned), after
+
+    def _translated(self, to_flax: Callable[..., Any], given: Call) -> Call:
+        try:
+            return as_call(to_flax(*given.args, **given.kwargs))
+        except Exception as error:
+            text = " ".join(str(error).split())[:300]
+            raise LayoutError(f"inputs: the function flax= does not take this call: {text}") from error
 
     def _outputs(self, returned: Any) -> dict[str, Any]:
         selected = returned if self.select is None else self.select(returned)
@@ -278,8 +333,3 @@ def _differentiable(outputs: Mapping[str, Any], cotangents: Mapping[str, Any]) -
     return {
         path: value for path, value in outputs.items() if path in cotangents and value.shape == cotangents[path].shape
     }
-
-
-def _narrow(dtype: Any) -> Any:
-    """The dtype that an array has outside 64-bit mode."""
-    return {"float64": np.float32, "int64": np.int32, "uint64": np.uint32}.get(np.dtype(dtype).name, dtype)

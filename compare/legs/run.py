@@ -8,9 +8,11 @@ import numpy as np
 
 from compare.structure import Call
 
-__all__ = ["Case", "Flow", "Run", "flow"]
+__all__ = ["TIES", "Case", "Flow", "Run", "flow", "zeros_for_none"]
 
 Flow = Literal["none", "zero", "non-zero"]
+
+TIES = "at ties and exact zeros"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,11 @@ class Case:
         call: arguments, float64 where floating.
         cotangents: output path -> float64 array; empty to leave the backward pass out.
         masks: dropout keep-masks in call order (training mode), as the torch leg recorded them.
-        kinks: whether the inputs sit on ties or zeros, where right ports may choose another subgradient.
+        aside: words for a circumstance in which right ports may differ ("at ties and exact zeros"), and what differs in
+            such a case alone is a note; empty for an ordinary case.
+        cancels: whether these are not the user's inputs and vary little about a large mean. Flax's norms compute
+            E[x²] - E[x]² unless told not to, and are less accurate there: a note.
+        forward_only: whether only the float64 outputs are compared, since the case costs programs of its own.
     """
 
     name: str
@@ -31,7 +37,9 @@ class Case:
     call: Call
     cotangents: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     masks: tuple[np.ndarray, ...] = ()
-    kinks: bool = False
+    aside: str = ""
+    cancels: bool = False
+    forward_only: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Run:
         parameter_gradients: torch name -> array, or None where no gradient flows.
         input_gradients: input path -> array or None.
         statistics: buffers after the call, by torch name.
+        without_gradients: why there are none, where the backward pass can't be run.
         checkpoints: edges of the submodules' calls in order, where asked for.
     """
 
@@ -50,6 +59,7 @@ class Run:
     parameter_gradients: Mapping[str, np.ndarray | None] = dataclasses.field(default_factory=dict)
     input_gradients: Mapping[str, np.ndarray | None] = dataclasses.field(default_factory=dict)
     statistics: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    without_gradients: str = ""
     checkpoints: tuple[Any, ...] = ()
 
 
@@ -58,3 +68,13 @@ def flow(gradient: np.ndarray | None, noise: float = 0.0) -> Flow:
     if gradient is None:
         return "none"
     return "non-zero" if gradient.size and not np.abs(gradient).max() <= noise else "zero"
+
+
+def zeros_for_none(
+    gradients: Mapping[str, np.ndarray | None], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """The gradients named in ``shapes``, zeros where none flows: "none" and zero are equal here."""
+    return {
+        name: np.zeros(shape) if (gradient := gradients.get(name)) is None else gradient
+        for name, shape in shapes.items()
+    }

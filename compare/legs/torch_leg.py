@@ -11,9 +11,11 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from compare.legs.dropout import TorchMasks
+from compare.legs.dtypes import shared_16_bit_type
+from compare.legs.lookups import Lookup, Lookups
 from compare.legs.run import Case, Run
 from compare.legs.torch_lift import TorchLift, raise_plain_tensors
-from compare.legs.watch import TorchWatch
+from compare.legs.watch import Reached, TorchWatch
 from compare.result import UsageError
 from compare.structure import Call, flatten, is_floating, rebuild, to_numpy
 from compare.verdict import unit_roundoff
@@ -21,6 +23,9 @@ from compare.verdict import unit_roundoff
 __all__ = ["TorchLeg"]
 
 Precision = Literal["float64", "float32"]
+
+# What a last layer returns is often a logarithm's argument: e^-745 is zero in float64, and nothing compares with it.
+_HEAD = 30.0
 
 
 class TorchLeg:
@@ -48,11 +53,16 @@ class TorchLeg:
         self.select = select
         self.loss = loss
         own = copy.deepcopy(model).cpu()
-        raise_plain_tensors(own, self.dtype)
-        self.model = own.to(self.dtype).train(mode == "train")
+        # The working precision is the one that the model holds; a model in float64 is used in float32 by its port.
+        self.low = shared_16_bit_type([p.dtype for p in own.parameters()]) if precision == "float32" else None
+        if self.low is None:
+            raise_plain_tensors(own, self.dtype)
+            own = own.to(self.dtype)
+        self.model = own.train(mode == "train")
         self._parameters = dict(self.model.named_parameters())
         # Tied names are listed once, as the mapping lists them.
         self._buffers = dict(self.model.named_buffers())
+        self._loaded: Mapping[str, np.ndarray] | None = None
 
     def run(
         self,
@@ -61,6 +71,7 @@ class TorchLeg:
         trace: bool = False,
         edit: AbstractContextManager[Any] | None = None,
         clock: Callable[[], int] = lambda: 0,
+        until: int | None = None,
     ) -> Run:
         """Runs ``case`` forward, and backward if it has cotangents.
 
@@ -70,11 +81,16 @@ class TorchLeg:
             trace: whether to record checkpoints, with their gradients.
             edit: a hypothesis: a context in which the model computes something else.
             clock: read at each checkpoint.
+            until: number of the checkpoint to stop at; then there are checkpoints only, without gradients.
         """
-        noise = None if perturbation is None else _Noise(perturbation, self.precision)
+        noise = None if perturbation is None else _Noise(perturbation)
         self._load(case.weights, noise)
         arguments, leaves = self._arguments(case.call, noise)
-        watch = TorchWatch(clock) if trace else None
+        watch = TorchWatch(clock, until) if trace else None
+        if until is not None:
+            with contextlib.suppress(Reached), self._environment(case, noise, watch), edit or contextlib.nullcontext():
+                self.model(*arguments.args, **arguments.kwargs)
+            return Run(outputs={}, checkpoints=watch.checkpoints() if watch else ())
         with self._environment(case, noise, watch), edit or contextlib.nullcontext():
             returned = self.model(*arguments.args, **arguments.kwargs)
             outputs = self._outputs(returned)
@@ -89,16 +105,73 @@ class TorchLeg:
 
     def record_masks(self, case: Case, seed: int) -> tuple[np.ndarray, ...]:
         """The dropout masks that a training-mode call draws, in call order."""
-        self._load(case.weights, None)
-        arguments, _ = self._arguments(case.call, None)
         recorder = TorchMasks(seed=seed)
-        with self._default_dtype(), self._lifted(), recorder, torch.no_grad():
-            self.model(*arguments.args, **arguments.kwargs)
+        self._explore(case, recorder)
         return tuple(recorder.masks)
 
-    def _load(self, weights: Mapping[str, np.ndarray], noise: "_Noise | None") -> None:
+    def outputs(self, case: Case, seed: int = 0) -> dict[str, np.ndarray]:
+        """The outputs alone; in training mode with masks of its own."""
+        returned = self._explore(case, self._own_masks(seed))
         with torch.no_grad():
-            for name, tensor in (self._parameters | self._buffers).items():
+            return {path: to_numpy(value) for path, value in self._outputs(returned).items()}
+
+    def lookups(self, case: Case) -> dict[str, Lookup]:
+        """For each integer input the table that it looks something up in, if it does."""
+        found: dict[str, Lookup] = {}
+        self._explore(case, self._own_masks(0), lambda arguments: Lookups(flatten(arguments), found))
+        return found
+
+    def driven(self, case: Case, size: float) -> dict[str, np.ndarray]:
+        """``case``'s weights, scaled layer by layer: each then returns values of about ``size``, the last one of 30."""
+        done: set[int] = set()
+        last: list[torch.Tensor] = []
+
+        def drive(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            own = [p for p in module.parameters(recurse=False) if p.is_floating_point() and id(p) not in done]
+            leaves = [leaf for leaf in flatten(output).values() if leaf.is_floating_point() and leaf.numel()]
+            found = float(leaves[0].square().mean().sqrt()) if leaves else 0.0
+            if not own or not 0.0 < found < np.inf:
+                return None
+            for parameter in own:
+                parameter.mul_(size / found)
+                done.add(id(parameter))
+            last[:] = own
+            return module.forward(*args, **kwargs)
+
+        single = (torch.nn.MultiheadAttention,)  # its inner module is never called
+        layers = [m for m in self.model.modules() if isinstance(m, single) or not any(True for _ in m.children())]
+        hooks = [layer.register_forward_hook(drive, with_kwargs=True) for layer in layers]
+        try:
+            self._explore(case, self._own_masks(0))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        with torch.no_grad():
+            for parameter in last:
+                parameter.mul_(min(1.0, _HEAD / size))
+        scaled = {name: to_numpy(parameter) for name, parameter in self._parameters.items() if id(parameter) in done}
+        return {**case.weights, **scaled}
+
+    def _own_masks(self, seed: int) -> AbstractContextManager[Any]:
+        return TorchMasks(seed=seed) if self.mode == "train" else contextlib.nullcontext()
+
+    def _explore(
+        self,
+        case: Case,
+        masks: AbstractContextManager[Any],
+        watch: Callable[[Call], AbstractContextManager[Any]] = lambda _: contextlib.nullcontext(),
+    ) -> Any:
+        self._load(case.weights, None)
+        arguments, _ = self._arguments(case.call, None)
+        with self._default_dtype(), self._lifted(), masks, watch(arguments), torch.no_grad():
+            return self.model(*arguments.args, **arguments.kwargs)
+
+    def _load(self, weights: Mapping[str, np.ndarray], noise: "_Noise | None") -> None:
+        # A search runs one case thousands of times, and no forward pass changes a parameter.
+        kept = noise is None and self._loaded is weights
+        self._loaded = weights if noise is None else None
+        with torch.no_grad():
+            for name, tensor in (self._buffers if kept else self._parameters | self._buffers).items():
                 value = torch.from_numpy(np.array(weights[name])).to(tensor.dtype)
                 tensor.copy_(noise(value) if noise else value)
 
@@ -108,7 +181,7 @@ class TorchLeg:
         for path, array in flatten(call).items():
             tensor = torch.from_numpy(to_numpy(array))
             if is_floating(array):
-                tensor = tensor.to(self.dtype)
+                tensor = tensor.to(self.low or self.dtype)
                 tensor = (noise(tensor) if noise else tensor).requires_grad_()
                 leaves[path] = tensor
             tensors[path] = tensor
@@ -164,7 +237,8 @@ class TorchLeg:
         terms = [
             (torch.from_numpy(np.array(case.cotangents[path])).to(value.dtype) * value).sum()
             for path, value in outputs.items()
-            if path in case.cotangents and value.requires_grad
+            # Another shape is another check's finding.
+            if path in case.cotangents and value.requires_grad and case.cotangents[path].shape == tuple(value.shape)
         ]
         found: dict[str, np.ndarray | None] = {f"p.{name}": None for name in self._parameters}
         found |= {f"i.{path}": None for path in leaves}
@@ -184,15 +258,15 @@ class TorchLeg:
 class _Noise:
     """Moves floating tensors by at most one rounding, at random."""
 
-    def __init__(self, seed: int, precision: Precision) -> None:
+    def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
-        # A relative move of 2u, uniform in sign and size, rounds to the neighbouring number about half of the time.
-        self.size = 2 * unit_roundoff(precision)
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.is_floating_point():
             return tensor
-        move = torch.empty_like(tensor).uniform_(-self.size, self.size, generator=self.generator)
+        # A relative move of 2u, uniform in sign and size, rounds to the neighbouring number about half of the time.
+        size = 2 * unit_roundoff(str(tensor.dtype).removeprefix("torch."))
+        move = torch.empty_like(tensor).uniform_(-size, size, generator=self.generator)
         return torch.addcmul(tensor, tensor, move)
 
 

@@ -9,7 +9,6 @@ import jax
 import optax
 import torch
 
-from compare.cases import given_weights, redraw_weights
 from compare.checks.parameters import check_weights
 from compare.evidence import PERTURBED_RUNS, Legs, sentence_of
 from compare.legs.dropout import MaskMismatchError
@@ -18,6 +17,7 @@ from compare.legs.flax_leg import FlaxLeg
 from compare.legs.run import Case
 from compare.legs.torch_leg import TorchLeg
 from compare.port import Port
+from compare.redraw import given_weights, redraw_weights
 from compare.result import Cause, CheckResult, CheckStatus, Report, UsageError
 from compare.settling import settle
 from compare.structure import Call, as_call
@@ -108,7 +108,7 @@ def _report(training: Training) -> Report:
     function = flax_function(port.flax_model, port.mode, port.flax_call, port.flax_variables, lambda: example)
     mapping = propose_mapping(port.torch_model, function.shapes, port.mapping, kinds=function.kinds)
     start = given_weights(port.torch_model)
-    if mapping.choices and not mapping.problems:
+    if (mapping.choices or mapping.other) and not mapping.problems:
         mapping = _settled(training, function, mapping)
     weights = check_weights(mapping, function, start, copied=True)
     if mapping.problems:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from compare.cases import given_weights
 from compare.legs.run import Case, Run
 from compare.legs.torch_leg import TorchLeg
+from compare.redraw import given_weights
 from compare.result import Cause
 from compare.structure import flatten
 from compare.training.comparison import Compared, zeros_for_none

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.extend import core as jex
 
-from compare.legs.dropout import replay_in_flax
+from compare.legs.flax_dropout import replay_in_flax
 from compare.legs.flax_function import FlaxFunction
 from compare.legs.lift import independent_outputs, lift
 from compare.result import UsageError

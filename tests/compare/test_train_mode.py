@@ -1,9 +1,11 @@
 """Dropout with replayed masks, and running statistics after a step."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import torch
 from flax import nnx
@@ -11,6 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import compare
+from compare import Call
+from compare.legs.dropout import Mask
+from compare.legs.run import Case
+from compare.legs.torch_leg import TorchLeg
+from compare.redraw import given_weights
 
 pytestmark = pytest.mark.usefixtures("small_programs", "verdict_only")
 
@@ -74,6 +81,11 @@ class Uniform(nnx.Module):
 class Nothing(nnx.Module):
     def __call__(self, x: jax.Array, *, rngs: Any = None) -> jax.Array:
         return x
+
+
+class Doubled(nnx.Module):
+    def __call__(self, x: jax.Array, *, rngs: Any = None) -> jax.Array:
+        return 2 * x
 
 
 class PerColumn(nnx.Module):
@@ -215,3 +227,79 @@ def test_evaluation_statistics_used_in_training_fail_the_outputs(seeded: Any, ro
     model, x = seeded(TorchBatchNorm), rows(6, 5)
     assert compare.check(model, Frozen(), x, mode="train").passed
     assert compare.check(model, Frozen(), x, mode="train", flax_call=call).check("outputs").status == "failed"
+
+
+class TorchMany(nn.Module):
+    """Every kind of dropout that hides its mask from a hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(5, 6, num_layers=2, dropout=0.3, batch_first=True)
+        self.attention = nn.MultiheadAttention(6, 2, dropout=0.25, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.lstm(x)[0]
+        h = h + self.attention(h, h, h, need_weights=False)[0] + self.attention(h, h, h)[0]
+        h = F.alpha_dropout(h, 0.4, self.training) + F.feature_alpha_dropout(h, 0.4, self.training)
+        h = F.dropout1d(h.transpose(1, 2), 0.2, self.training).transpose(1, 2)
+        return h + F.scaled_dot_product_attention(h, h, h, is_causal=True, dropout_p=0.5 if self.training else 0.0)
+
+
+def test_masks_of_every_kind_are_replayed(rows: Any) -> None:
+    """Twice the same masks, twice the same numbers; and the layers' own code agrees where nothing is dropped."""
+    torch.manual_seed(0)
+    model = TorchMany()
+    case = Case("", given_weights(model), Call((rows(3, 4, 5).astype("float64"),)))
+    leg = TorchLeg(model, "float64", "train")
+    masks = leg.record_masks(case, 0)
+    assert [mask.shape for mask in masks] == [
+        (3, 4, 6), (3, 2, 4, 4), (6, 4, 4), (3, 4, 6), (3, 4, 1), (3, 6, 1), (3, 4, 4)
+    ]  # fmt: skip
+    first, second = (leg.run(dataclasses.replace(case, masks=masks)).outputs[""] for _ in range(2))
+    assert np.array_equal(first, second)
+    all_kept = tuple(Mask(np.ones_like(mask), 1.0) for mask in masks)
+    kept = leg.run(dataclasses.replace(case, masks=all_kept)).outputs[""]
+    evaluated = TorchLeg(model, "float64", "eval").run(case).outputs[""]
+    assert kept.shape == evaluated.shape
+    assert not np.allclose(kept, evaluated)  # scaled by 1 / (1 - p)
+
+
+class TorchChannels(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(2, 5, 3), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = F.dropout(F.dropout2d(self.conv(x), 0.4, self.training), 0.2, self.training)
+        return self.fc(h.mean((2, 3)))
+
+
+class FlaxChannels(nnx.Module):
+    def __init__(self, whole: tuple[int, ...]) -> None:
+        self.conv, self.fc = nnx.Conv(2, 5, (3, 3), padding="VALID", rngs=RNGS), nnx.Linear(5, 3, rngs=RNGS)
+        self.channels, self.single = nnx.Dropout(0.4, broadcast_dims=whole), nnx.Dropout(0.2)
+
+    def __call__(self, x: jax.Array, *, rngs: Any = None) -> jax.Array:
+        h = self.single(self.channels(self.conv(x), rngs=rngs), rngs=rngs)
+        return self.fc(h.mean((1, 2)))
+
+
+def test_masks_follow_the_layout_of_images(seeded: Any, rows: Any) -> None:
+    inputs = compare.Inputs(torch=rows(3, 2, 5, 6), flax=lambda x: x.transpose(0, 2, 3, 1))
+    report = compare.check(seeded(TorchChannels), FlaxChannels((1, 2)), inputs, mode="train")
+    assert report.passed, report.text()
+    wrong = compare.check(seeded(TorchChannels), FlaxChannels((1,)), inputs, mode="train")
+    assert wrong.status == "failed"
+
+
+def test_what_torch_hides_is_skipped_and_evaluation_is_judged(seeded: Any, rows: Any) -> None:
+    class Noisy(TorchDropout):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.tanh(self.fc2(torch.tanh(self.fc1(x))))
+            return self.fc3(x * torch.empty_like(x).bernoulli_(0.5) * 2 if self.training else x)
+
+    report = compare.check(seeded(Noisy), FlaxDropout(Nothing(), nnx.Dropout(0.5)), rows(4, 5), mode="train")
+    assert report.passed, report.text()
+    assert report.check("training mode").status == "skipped"
+    wrong = compare.check(seeded(Noisy), FlaxDropout(Nothing(), Doubled()), rows(4, 5), mode="train")
+    assert not wrong.passed

@@ -24,10 +24,8 @@ from fcjax.cli import main
 from fcjax.config import TrainConfig, UsageError
 from fcjax.datasets import Dataset, Split
 from fcjax.models import MLP
-from fcjax.programs import Programs
 from fcjax.recording import Recorder
 from fcjax.run import Run
-from fcjax.run_directory import RunDirectory
 from fcjax.trainer import FitResult, TrainingInterrupted, fit
 
 RNG = np.random.default_rng(1)
@@ -331,56 +329,3 @@ def test_every_so_many_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Recorder, "save", lambda self, run: saved.append(run.step))
     train(tmp_path, checkpoint_seconds=1e9, checkpoint_every=3)
     assert saved == [15, 20]  # after epoch 3, and at the end
-
-
-def test_a_run_that_ends_between_any_two_of_its_files_is_not_finished(
-    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever is there when the summary is, can be loaded: it is written last."""
-    files, original = {"model.json": "{}\n"}, RunDirectory._write
-    written: list[str] = []
-    allowed = [0]
-
-    def write(self: RunDirectory, name: str, how: Callable[[Path], object]) -> None:
-        if len(written) == allowed[0]:
-            raise StoppedError
-        written.append(name)
-        original(self, name, how)
-
-    monkeypatch.setattr(RunDirectory, "_write", write)
-    expected = ["config.json", "model.json", "metrics.jsonl", "weights.safetensors", "summary.json"]
-    for allowed[0] in range(1, 5):
-        written.clear()
-        with pytest.raises(StoppedError):
-            fit(net, DATA, replace(CONFIG, run_dir=tmp_path, resume=True), progress=False, files=files)
-        assert not (tmp_path / "summary.json").exists()
-    allowed[0] = 9
-    written.clear()
-    fit(net, DATA, replace(CONFIG, run_dir=tmp_path, resume=True), progress=False, files=files)
-    assert written == expected
-    assert (tmp_path / "model.json").read_text() == "{}\n"
-    assert differences(tmp_path, reference) == []
-
-
-def test_a_net_that_the_last_step_ruins_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Programs.train
-
-    def ruined(self: Programs, state: Any, step: int, length: int) -> Any:
-        state, sums = original(self, state, step, length)
-        ruin = jnp.nan if step + length == 20 else 0
-        # The moments, since evaluation would notice ruined parameters.
-        return replace(
-            state, opt_state=jax.tree.map(lambda x: x + jnp.asarray(ruin).astype(x.dtype), state.opt_state)
-        ), sums
-
-    monkeypatch.setattr(Programs, "train", ruined)
-    expected = r"epoch 4, step 20: expected finite numbers in opt_state\.\S+, found nan at \("
-    with pytest.raises(UsageError, match=expected):
-        train(tmp_path)
-    assert not (tmp_path / "summary.json").exists()
-
-
-def test_a_figure_that_is_no_number_is_refused_where_it_arises(tmp_path: Path) -> None:
-    far = Split(np.full((7, 3), 3e38, np.float32), DATA.test.targets)
-    with pytest.raises(UsageError, match=r"epoch 1, step 5: expected a finite test (loss|rmse), found (inf|nan)"):
-        train(tmp_path, data=replace(DATA, test=far))

@@ -1,5 +1,6 @@
 """A table as it was read: named columns of numbers or text, each of which still knows where it came from."""
 
+import difflib
 import math
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fcjax.datasets.dataset import DataError
-from fcjax.datasets.table.numerals import Mark
+from fcjax.datasets.table.numerals import Mark, looks_like_number
 
 __all__ = ["Column", "Table", "as_text"]
 
@@ -76,5 +77,13 @@ class Table:
             more = f" and {len(self.columns) - 20} more" if len(self.columns) > 20 else ""
             raise DataError(
                 f"{self.source}: expected column{'s' if len(absent) > 1 else ''} {', '.join(map(repr, absent))}, "
-                f"found {listing}{more}"
+                f"found {listing}{more}{self._slip(absent[0])}"
             )
+
+    def _slip(self, name: str) -> str:
+        lower = {column.casefold(): column for column in self.columns}
+        near = difflib.get_close_matches(name.casefold(), lower, 1)
+        if near:
+            return f"; did you mean {lower[near[0]]!r}?"
+        numbers = sum(map(looks_like_number, self.columns))
+        return "; is the line with the columns' names missing?" if 2 * numbers >= len(self.columns) else ""

@@ -3,25 +3,35 @@
 import csv
 import io
 import itertools
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from fcjax.datasets.dataset import DataError
 from fcjax.datasets.table.columns import Column, Table
-from fcjax.datasets.table.numerals import Mark, clean, decimal_mark, parse_dates, parse_number, parse_numbers
+from fcjax.datasets.table.numerals import (
+    Mark,
+    clean,
+    decimal_mark,
+    parse_dates,
+    parse_number,
+    parse_numbers,
+    without_unit,
+)
 
 __all__ = ["read_csv"]
 
 DELIMITERS = (",", ";", "\t", "|")
+_ANNOUNCED = re.compile(r"sep=(.)\r?\n")  # a first line by which spreadsheets are told the separator
 
 
 def read_csv(content: bytes, source: str, missing: Sequence[str] = (), usual: Mark | None = None) -> Table:
-    """The table in a CSV file (or one separated by semicolons, tabs or bars).
+    """The table in a CSV file (or one separated by semicolons, tabs, bars or blanks).
 
     Fields may be quoted, and then hold separators and line ends. UTF-8 and UTF-16 with their marks, and the Western
-    encoding of Windows are told apart by content. A column whose entries are all numbers, or all ISO dates, becomes
-    numbers.
+    encoding of Windows are told apart by content. A column whose entries are all numbers, with or without a unit that
+    they share, or all dates, becomes numbers.
 
     Args:
         content: the whole file.
@@ -37,8 +47,9 @@ def read_csv(content: bytes, source: str, missing: Sequence[str] = (), usual: Ma
     text = _decode(content, source)
     if not text.strip():
         raise DataError(f"{source}: expected a header line and rows, found an empty file")
-    delimiter = _delimiter(text)
-    header, records, lines = _records(text, delimiter, source)
+    announced = _ANNOUNCED.match(text)
+    delimiter = announced[1] if announced else _delimiter(text)
+    header, records, lines = _records(text, delimiter, source, skip=1 if announced else 0)
     if not records:
         raise DataError(f"{source}: expected rows below the header, found none")
     cells = [tuple(clean(cell, missing) for cell in column) for column in zip(*records, strict=True)]
@@ -75,30 +86,48 @@ def _delimiter(text: str) -> str:
             continue
         if widths and widths[0] > 1:
             scores[delimiter] = (sum(width == widths[0] for width in widths) / len(widths), widths[0])
+    if not scores and _blanks_separate(text):
+        return " "
     return max(scores, key=lambda delimiter: scores[delimiter]) if scores else ","
 
 
-def _records(text: str, delimiter: str, source: str) -> tuple[list[str], list[list[str]], list[int]]:
+def _blanks_separate(text: str) -> bool:
+    """Whether the first lines all have the same number of words, more than one."""
+    widths = {len(line.split()) for line in text[: 1 << 16].splitlines()[:50] if line.strip()}
+    return len(widths) == 1 and widths.pop() > 1 and '"' not in text[: 1 << 16]
+
+
+def _records(text: str, delimiter: str, source: str, skip: int) -> tuple[list[str], list[list[str]], list[int]]:
     """Header, records, and the line on which each record starts. Blank lines are passed over."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    if delimiter == " ":  # any number of blanks, also at the ends
+        text = "\n".join(" ".join(line.split()) for line in text.splitlines())
+    stream = io.StringIO(text, newline="")
+    for _ in range(skip):
+        stream.readline()
+    reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=True, strict=True)
     header: list[str] = []
-    records, lines = [], []
-    start = 1
+    records: list[list[str]] = []
+    lines = []
+    start = skip + 1
     try:
         for record in reader:
             if not header:
                 header = record
             elif record:
-                if len(record) != len(header):
-                    raise DataError(
-                        f"{source}, line {start}: expected {len(header)} fields as in the header, found {len(record)}: "
-                        f"is a field that holds {delimiter!r} without quotes?"
-                    )
                 records.append(record)
                 lines.append(start)
-            start = reader.line_num + 1
+            start = skip + reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{source}, line {start}: can't be read ({error}): is a quote not closed?") from None
+    if records and all(len(record) == len(header) + 1 and not record[-1].strip() for record in records):
+        records = [record[:-1] for record in records]  # every line ends with a separator, but for the header's
+    for record, line in zip(records, lines, strict=True):
+        if len(record) != len(header):
+            slip = f"is a field that holds {delimiter!r} without quotes?"
+            raise DataError(
+                f"{source}, line {line}: expected {len(header)} fields as in the header, found {len(record)}"
+                f"{': ' + slip if len(record) > len(header) > 1 else ''}"
+            )
     return header, records, lines
 
 
@@ -123,9 +152,10 @@ def _names(header: list[str], cells: Sequence[tuple[str | None, ...]], source: s
 def _column(name: str, texts: tuple[str | None, ...], mark: Mark) -> Column:
     # A file with decimal commas may hold a column with points; the other way round a comma groups thousands.
     marks: tuple[Mark, ...] = (",", ".") if mark == "," else (".",)
-    for candidate in marks:
-        numbers = parse_numbers(texts, candidate)
-        if numbers is not None:
-            return Column(name, texts, numbers)
+    for written in (texts, without_unit(texts)):
+        for candidate in marks if written else ():
+            numbers = parse_numbers(written or (), candidate)
+            if numbers is not None:
+                return Column(name, texts, numbers)
     dates = parse_dates(texts)
     return Column(name, texts, dates, dates=dates is not None)

@@ -20,6 +20,9 @@ from fcjax.datasets.table.target import choose_task, fit_target
 
 __all__ = ["load_table"]
 
+FEWEST = 10
+"""Rows, so that there are several to learn from and some to test on."""
+
 
 def load_table(
     file: str | PathLike[str],
@@ -67,6 +70,8 @@ def load_table(
     inputs, notes = _without_row_numbers(table, [name for name in table.columns if name not in (target, *ignore)])
     table, dropped = _without_blank_targets(table, target)
     notes += dropped
+    if table.rows < FEWEST:
+        raise DataError(f"{table.source}: expected at least {FEWEST} rows with a target, found {table.rows}")
     if task == "auto":
         task, reason = choose_task(table, target)
         notes.append(reason)

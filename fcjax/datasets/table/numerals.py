@@ -18,19 +18,27 @@ __all__ = [
     "parse_dates",
     "parse_number",
     "parse_numbers",
+    "without_unit",
 ]
 
 Mark = Literal[".", ","]
 
-MISSING = frozenset({"", "?", "-", "na", "n/a", "#n/a", "nan", "null", "none"})
-"""What stands for a missing entry, in any case of letters."""
+MISSING = frozenset(
+    {"", "?", "-", "--", ".", "na", "n/a", "n.a.", "nan", "null", "none", "nat", "<na>"}
+    | {"#n/a", "#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"}
+)
+"""What stands for a missing entry, in any case of letters; a spreadsheet's errors too."""
 
 # Groups of three after a first digit that isn't 0, all with the same mark: 1,234,567.8 but not 0,123 or 1,23.
 _GROUPED = {
     ".": re.compile(r"([+-]?[1-9]\d{0,2})([,' \u00a0\u202f])(\d{3}(?:\2\d{3})*)(\.\d*)?"),
     ",": re.compile(r"([+-]?[1-9]\d{0,2})([.' \u00a0\u202f])(\d{3}(?:\2\d{3})*)(,\d*)?"),
 }
-_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)?")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(?:Z|[+-]\d\d:\d\d)?)?")
+_DOTTED_DATE = re.compile(r"(\d\d?)\.(\d\d?)\.(\d{4})")  # the day first, wherever dots are used
+
+# A sign, a currency's symbol before the number, and a unit after it that has no digits: -$1,234.50 or 12.5 km.
+_MEASURE = re.compile(r"([+-]?)([$€£¥₹]?) ?([+-]?\d[\d.,' \u00a0\u202f]*?(?:[eE][+-]?\d+)?) ?([^\d\s.,'+-][^\d]*)?")
 
 
 def clean(text: str, missing: Iterable[str] = ()) -> str | None:
@@ -45,6 +53,7 @@ def parse_number(text: str, mark: Mark = ".") -> float | None:
     >>> parse_number("1,234.5"), parse_number("1.234,5", ","), parse_number("12 rooms")
     (1234.5, 1234.5, None)
     """
+    text = text.replace("\u2212", "-")  # the minus sign of typesetting
     if not text.isascii() or "_" in text or (mark == "," and "." in text):
         match = _GROUPED[mark].fullmatch(text)  # a blank that groups digits is often no ASCII
         if match is None:
@@ -67,17 +76,56 @@ def looks_like_number(text: str) -> bool:
 
 def parse_numbers(texts: Sequence[str | None], mark: Mark = ".") -> NDArray[np.float64] | None:
     """All entries as numbers, NaN where one is missing; None if a single one isn't a number, or all are missing."""
+    present = [row for row, text in enumerate(texts) if text is not None]
+    written = [text for text in texts if text is not None]
+    if not written:
+        return None
+    numbers = _plain_numbers(written, mark)
+    if numbers is None:
+        numbers = []
+        for text in written:
+            value = parse_number(text, mark)
+            if value is None:
+                return None
+            numbers.append(value)
     values = np.full(len(texts), np.nan)
-    present = 0
-    for row, text in enumerate(texts):
-        if text is None:
-            continue
-        value = parse_number(text, mark)
-        if value is None:
+    values[present] = numbers
+    return values
+
+
+def _plain_numbers(texts: Sequence[str], mark: Mark) -> list[float] | None:
+    """What ``parse_number`` gives for each, where all are as Python writes them but for the mark; else None."""
+    together = "".join(texts)
+    if not together.isascii() or "_" in together or (mark == "," and "." in together):
+        return None
+    try:
+        return list(map(float, texts if mark == "." else [text.replace(",", ".") for text in texts]))
+    except ValueError:
+        return None
+
+
+def without_unit(texts: Sequence[str | None]) -> tuple[str | None, ...] | None:
+    """The entries without a unit that all of them share, ``$`` before or ``km`` after the number; None without one.
+
+    >>> without_unit(["$1,234.50", "-$3", None])
+    ('1,234.50', '-3', None)
+    >>> without_unit(["12 km", "3 miles"])
+    """
+    bare: list[str | None] = []
+    units = set()
+    for text in texts:
+        match = None if text is None else _MEASURE.fullmatch(text)
+        if text is not None and match is None:
             return None
-        values[row] = value
-        present += 1
-    return values if present else None
+        if match is None:
+            bare.append(None)
+            continue
+        sign, symbol, number, unit = match.groups()
+        units.add((symbol, unit))
+        bare.append(sign + number)
+        if len(units) > 1 or not (symbol or unit):
+            return None
+    return tuple(bare) if units else None
 
 
 def decimal_mark(columns: Iterable[Sequence[str | None]], usual: Mark) -> Mark:
@@ -86,7 +134,8 @@ def decimal_mark(columns: Iterable[Sequence[str | None]], usual: Mark) -> Mark:
     The entry ``1,234`` is a number with either mark, and only the other columns can tell which.
     """
     votes = 0
-    for texts in columns:
+    for column in columns:
+        texts = without_unit(column) or column
         point, comma = (parse_numbers(texts, mark) is not None for mark in (".", ","))
         votes += int(comma) - int(point)
     if votes == 0:
@@ -100,7 +149,7 @@ def days(moment: datetime) -> float:
 
 
 def parse_dates(texts: Sequence[str | None]) -> NDArray[np.float64] | None:
-    """All entries as days since 1970-01-01, if every one is an ISO date, ``2024-05-31`` or ``2024-05-31 14:30``.
+    """All entries as days since 1970-01-01, if each is a date as ``2024-05-31``, ``2024-05-31 14:30`` or ``31.5.2024``.
 
     Other ways of writing dates are ambiguous (is 03/04 in March or April?) and stay text.
     """
@@ -108,10 +157,15 @@ def parse_dates(texts: Sequence[str | None]) -> NDArray[np.float64] | None:
     for row, text in enumerate(texts):
         if text is None:
             continue
-        if not _DATE.fullmatch(text):
+        dotted = _DOTTED_DATE.fullmatch(text)
+        if not dotted and not _DATE.fullmatch(text):
             return None
         try:
-            values[row] = days(datetime.fromisoformat(text))
+            if dotted:
+                day, month, year = map(int, dotted.groups())
+                values[row] = days(datetime(year, month, day))
+            else:
+                values[row] = days(datetime.fromisoformat(text))
         except ValueError:  # the 31st of April
             return None
     return None if np.isnan(values).all() else values

@@ -114,7 +114,7 @@ def fit_target(table: Table, name: str, task: Task) -> TargetRule:
     order: dict[str, Any] = dict(zip(texts, texts if numbers is None else numbers.tolist(), strict=True))
     classes = tuple(sorted(order, key=lambda text: (order[text], text)))
     if len(classes) < 2:
-        raise DataError(f"{table.source}, {name}: expected at least two classes, found {classes[0]!r} in every row")
+        raise DataError(f"{table.source}, {name}: expected a target that varies, found {classes[0]!r} in every row")
     if len(classes) > table.rows / 2:
         raise DataError(
             f"{table.source}, {name}: expected classes, found {len(classes)} different values in {table.rows} rows "

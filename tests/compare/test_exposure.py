@@ -1,0 +1,134 @@
+"""Mistakes that the user's own inputs do not show, and right ports that the probes must not blame."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from torch import nn
+from torch.nn import functional as F
+
+import compare
+
+pytestmark = pytest.mark.usefixtures("small_programs", "verdict_only")
+
+RNGS = nnx.Rngs(0)
+Function = Callable[[Any], Any]
+
+
+def same(x: Any) -> Any:
+    return x
+
+
+class TorchNet(nn.Module):
+    """A norm that brings every input to unit size, so that only the weights can drive what comes after it."""
+
+    def __init__(self, middle: Function) -> None:
+        super().__init__()
+        self.norm, self.fc1, self.fc2 = nn.LayerNorm(5), nn.Linear(5, 7), nn.Linear(7, 3)
+        self.middle = middle
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.middle(self.fc1(self.norm(x))))
+
+
+class FlaxNet(nnx.Module):
+    def __init__(self, middle: Function) -> None:
+        self.norm = nnx.LayerNorm(5, epsilon=1e-5, use_fast_variance=False, rngs=RNGS)
+        self.fc1, self.fc2 = nnx.Linear(5, 7, rngs=RNGS), nnx.Linear(7, 3, rngs=RNGS)
+        self.middle = nnx.static(middle) if hasattr(nnx, "static") else middle
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc2(self.middle(self.fc1(self.norm(x))))
+
+
+def loop(x: jax.Array, steps: int = 3) -> jax.Array:
+    """Halved ``steps`` times, in a loop that JAX can't differentiate backward."""
+    return jax.lax.while_loop(lambda s: s[0] < steps, lambda s: (s[0] + 1, s[1] / 2), (0, x))[1]
+
+
+# What stands between the two layers in torch and in Flax, how many samples there are, and the verdict.
+MIDDLES: dict[str, tuple[Function, Function, int, str]] = {
+    "relu6": (F.relu6, jax.nn.relu6, 4, "passed"),
+    "relu6 without its bound": (F.relu6, jax.nn.relu, 4, "failed"),
+    "soft cap": (lambda x: 50 * torch.tanh(x / 50), lambda x: 50 * jnp.tanh(x / 50), 4, "passed"),
+    "soft cap left out": (lambda x: 50 * torch.tanh(x / 50), same, 4, "failed"),
+    "softplus, which torch cuts at 20": (F.softplus, jax.nn.softplus, 4, "passed"),
+    "relu for softplus": (F.softplus, jax.nn.relu, 4, "failed"),
+    "a batch that is fixed": (same, lambda x: x.reshape(4, 7), 4, "failed"),
+    "a batch that is fixed in torch too": (lambda x: x.reshape(4, 7), lambda x: x.reshape(4, 7), 4, "passed"),
+    "squeezed away with one sample": (lambda x: x.unsqueeze(1).squeeze(1), lambda x: x.squeeze(), 4, "failed"),
+    "the mean over a batch of one": (torch.tanh, lambda x: 2 * jnp.tanh(x) - jnp.tanh(x).mean(0), 1, "failed"),
+    "a batch of one": (torch.tanh, jnp.tanh, 1, "passed"),
+    "a batch that can only be one": (lambda x: x.reshape(1, 7), lambda x: x.reshape(1, 7), 1, "inconclusive"),
+    "a dead unit": (lambda x: torch.relu(x - 1e7), lambda x: jax.nn.relu(x - 1e7), 4, "inconclusive"),
+    "while loop": (lambda x: x / 8, loop, 4, "passed"),
+    "while loop of another length": (lambda x: x / 4, loop, 4, "failed"),
+}
+
+
+@pytest.mark.parametrize("name", MIDDLES)
+def test_between_two_layers(seeded: Any, rows: Any, name: str) -> None:
+    torch_middle, flax_middle, batch, status = MIDDLES[name]
+    report = compare.check(seeded(lambda: TorchNet(torch_middle)), FlaxNet(flax_middle), rows(batch, 5))
+    assert report.status == status, report.text()
+    if name == "softplus, which torch cuts at 20":
+        assert "beyond its threshold" in report.check("outputs").detail
+    if name == "a batch that is fixed in torch too":
+        assert "batch of 1" in report.settings["probes that torch refuses"]
+    if name.startswith("while loop"):
+        assert report.check("gradients").status == "skipped"
+    if status == "inconclusive":
+        detail = report.check("adequacy").detail
+        assert "batch of one" in detail if batch == 1 else "never exercised" in detail and "fc1.weight" in detail
+
+
+class TorchTable(nn.Module):
+    def __init__(self, padding: int | None) -> None:
+        super().__init__()
+        self.embed, self.fc = nn.Embedding(11, 5, padding_idx=padding), nn.Linear(5, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.embed(ids))
+
+
+class FlaxTable(nnx.Module):
+    def __init__(self, last: int) -> None:
+        self.embed, self.fc, self.last = nnx.Embed(11, 5, rngs=RNGS), nnx.Linear(5, 3, rngs=RNGS), last
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        return self.fc(self.embed(jnp.minimum(ids, self.last)))
+
+
+IDS = np.array([[1, 2, 3, 4], [2, 5, 1, 6]])
+
+
+def test_rows_of_a_table_that_the_inputs_never_name(seeded: Any) -> None:
+    model = seeded(lambda: TorchTable(None))
+    assert compare.check(model, FlaxTable(10), IDS).passed
+    assert compare.check(model, FlaxTable(9), IDS).status == "failed"
+    assert compare.check(model, FlaxTable(9), IDS, ranges={"0": (1, 6)}).passed  # the user's bounds hold
+    assert compare.check(model, FlaxTable(9), IDS, frozen=["0"]).passed
+
+
+def test_a_padding_row_that_takes_a_gradient_in_flax_alone(seeded: Any) -> None:
+    report = compare.check(seeded(lambda: TorchTable(0)), FlaxTable(10), IDS)
+    assert report.passed, report.text()
+    assert "padding_idx" in report.check("gradients").detail
+    strict = compare.check(seeded(lambda: TorchTable(0)), FlaxTable(10), IDS, strict=True)
+    assert strict.check("gradients").status == "failed"
+
+
+def test_mutation_score(seeded: Any, rows: Any) -> None:
+    model = seeded(lambda: TorchNet(F.relu))
+    score = compare.mutation_score(model, None, rows(4, 5))
+    assert score.noticed == score.planted >= 12, score.text()
+    frozen = compare.mutation_score(seeded(lambda: TorchNet(lambda x: torch.relu(x - 1e7))), None, rows(4, 5))
+    assert any(place.startswith("fc1.weight") for place in frozen.missed), frozen.text()
+    assert compare.mutation_score(model, None, rows(4, 5), max_mutants=5).planted == 5
+    with pytest.raises(compare.UsageError, match="max_mutants: expected at least 1, found 0"):
+        compare.mutation_score(model, None, rows(4, 5), max_mutants=0)

@@ -1,0 +1,91 @@
+"""Tables with units, odd dates, announced or missing separators: read as meant, or refused with the likely slip."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fcjax.datasets import DataError, load_table
+from fcjax.datasets.table.csv_file import read_csv
+from fcjax.datasets.table.numerals import clean, parse_dates, parse_number, parse_numbers, without_unit
+
+
+@given(
+    st.lists(st.integers(-(10**7), 10**7), min_size=1, max_size=5),
+    st.sampled_from(["$", "€", ""]),
+    st.sampled_from([" km", "%", " m/s", "°C", ""]),
+)
+def test_a_unit_that_all_share_is_set_aside(numbers: list[int], symbol: str, unit: str) -> None:
+    texts = [f"{'-' * (n < 0)}{symbol}{abs(n):,}{unit}" for n in numbers]
+    bare = without_unit([*texts, None])
+    if not symbol and not unit:
+        assert bare is None  # nothing to set aside
+        return
+    assert bare is not None
+    assert bare[-1] is None
+    assert [parse_number(text or "") for text in bare[:-1]] == numbers
+
+
+@pytest.mark.parametrize("texts", [["3 km", "4 mi"], ["3 km", "4"], ["A1", "A2"], ["cat7"], ["km"], ["$"]])
+def test_codes_and_mixed_units_stay_text(texts: list[str]) -> None:
+    assert without_unit(texts) is None
+
+
+@given(st.lists(st.sampled_from(["1", "-2.5", "1,5", "1e3", "1.234,5", "1,234.5", "x", "1_0", "٣", "inf"]), max_size=4))
+def test_all_numbers_at_once_are_those_one_by_one(texts: list[str]) -> None:
+    for mark in (".", ","):
+        one_by_one = [parse_number(text, mark) for text in texts]
+        found = parse_numbers(texts, mark)
+        if not texts or None in one_by_one:
+            assert found is None
+        else:
+            np.testing.assert_array_equal(found, np.array(one_by_one, float))
+
+
+def test_dates_with_dots_and_zones_and_a_typeset_minus() -> None:
+    np.testing.assert_array_equal(parse_dates(["1.2.1970", "1970-01-02T12:00:00Z"]), [31.0, 1.5])
+    assert parse_dates(["31.4.2020"]) is None
+    assert parse_dates(["03/04/2020"]) is None  # in March or in April?
+    assert parse_number("\u22121.5") == -1.5
+    assert clean("#DIV/0!") is clean("<NA>") is clean(".") is None
+    assert clean("unknown") == "unknown"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\nx;y\n1,5;2\n2,5;3\n",
+        "x   y\n 1.5  2\n2.5 3 \n",
+        "x,y\n1.5,2,\n2.5,3,\n",  # a separator at the end of every line but the header's
+        "x,y\n1.5 km,$2\n2.5 km,$3\n",
+        "x,y\r1.5,2\r2.5,3\r",
+    ],
+)
+def test_the_same_table_in_other_clothes(text: str) -> None:
+    table = read_csv(text.encode(), "f.csv")
+    for name, expected in {"x": [1.5, 2.5], "y": [2.0, 3.0]}.items():
+        np.testing.assert_array_equal(table.columns[name].numbers, expected)
+
+
+def test_one_longer_line_is_no_habit_of_the_file() -> None:
+    with pytest.raises(DataError, match=r"line 3: expected 2 fields as in the header, found 3: is a field that holds"):
+        read_csv(b"x,y\n1,2\n2,3,\n", "f.csv")
+    with pytest.raises(DataError, match=r"line 3: expected 2 fields as in the header, found 1$"):
+        read_csv(b"sep=;\nx;y\n1\n", "f.csv")
+
+
+@pytest.mark.parametrize(
+    ("header", "target", "slip"),
+    [
+        ("X,Price", "price", "found 'X', 'Price'; did you mean 'Price'?"),
+        ("5.1,setosa", "species", "; is the line with the columns' names missing?"),
+    ],
+)
+def test_an_unknown_column_comes_with_the_likely_slip(header: str, target: str, slip: str, tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(header + "\n1,2\n2,3\n")
+    with pytest.raises(DataError) as refused:
+        load_table(file, target)
+    assert slip in str(refused.value)
