@@ -1,10 +1,14 @@
 """What all processes of a run must know alike before they go on."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-__all__ = ["everyone", "from_first"]
+from fcjax.config import UsageError
+
+__all__ = ["by_first", "everyone", "from_first"]
 
 
 def everyone(number: int) -> list[int]:
@@ -29,3 +33,23 @@ def from_first(content: bytes) -> bytes:
         return b""
     own = np.frombuffer(content, np.uint8) if jax.process_index() == 0 else np.zeros(size, np.uint8)
     return np.asarray(multihost_utils.broadcast_one_to_all(own)).astype(np.uint8).tobytes()
+
+
+def by_first(work: Callable[[], bytes]) -> bytes:
+    """What ``work`` gives in process 0, which alone does it, in every process. All of them must call this.
+
+    Raises:
+        UsageError: in every process, where process 0 raised one.
+    """
+    if jax.process_count() == 1:
+        return work()
+    content, error = b"", None
+    if jax.process_index() == 0:
+        try:
+            content = work()
+        except UsageError as caught:
+            error = caught
+    message = from_first(str(error).encode() if error else b"")
+    if message:
+        raise error or UsageError(message.decode())
+    return from_first(content)

@@ -6,12 +6,13 @@ RUN/checkpoints/000001200       the state after 1200 steps, in Orbax's format: a
 import hashlib
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import numpy as np
@@ -54,9 +55,29 @@ class Snapshot:
             total.update(np.ascontiguousarray(array).view(np.uint8) if array.shape else array.tobytes())
         return total.hexdigest()
 
+    def pack(self) -> bytes:
+        """All of it in one piece, for another process."""
+        shapes = [[name, array.dtype.name, array.shape] for name, array in self.arrays.items()]
+        about = json.dumps([self.step, self.facts, self.score, shapes]).encode() + b"\n"
+        return about + b"".join(array.tobytes() for array in self.arrays.values())
+
+    @classmethod
+    def unpack(cls, content: bytes) -> Self:
+        """The inverse of ``pack``; the arrays can only be read."""
+        place = content.index(b"\n") + 1
+        step, facts, score, shapes = json.loads(content[:place])
+        arrays = {}
+        for name, kind, shape in shapes:
+            dtype, count = jax.numpy.dtype(kind), math.prod(shape)
+            arrays[name] = np.frombuffer(content, dtype, count, place).reshape(shape)
+            place += count * dtype.itemsize
+        return cls(step, arrays, facts, score)
+
 
 class Checkpoints:
     """The checkpoints of one run: the last ``keep`` and the best.
+
+    Several processes save together, in a folder that all of them see; process 0 alone deletes and reads.
 
     Args:
         folder: made when the first one is written.
@@ -99,7 +120,9 @@ class Checkpoints:
             response.result()
         except Exception as error:
             raise self._failure(snapshot.step, error) from error
-        self._scores[snapshot.step] = snapshot.score
+        self.note(snapshot)
+        if jax.process_index():
+            return
         kept = self._kept()
         for step in self._scores.keys() - kept:
             # Renamed first: killed half way, a half-deleted folder must not look like a checkpoint.
@@ -107,6 +130,10 @@ class Checkpoints:
                 doomed = (self.folder / f"{step:09d}").rename(self.folder / f"{step:09d}{_DELETED}")
                 shutil.rmtree(doomed)
         self._scores = {step: self._scores[step] for step in kept}
+
+    def note(self, snapshot: Snapshot) -> None:
+        """Remembers that this one is there."""
+        self._scores[snapshot.step] = snapshot.score
 
     def newest(self, warn: Callable[[str], None]) -> Snapshot | None:
         """The last checkpoint that is whole; None where there is none. Clears away what a killed run left half done.
@@ -123,7 +150,7 @@ class Checkpoints:
                 warn(f"checkpoint {path} is damaged and left aside: {_first_line(error)}")
                 path.rename(_unused(path.with_name(path.name + _DAMAGED)))
                 continue
-            self._scores[snapshot.step] = snapshot.score
+            self.note(snapshot)
             found = found or snapshot
         return found
 
@@ -133,6 +160,8 @@ class Checkpoints:
         return kept | {min(scored)[1]} if scored else kept
 
     def _clear(self) -> None:
+        if jax.process_index():
+            return
         for path in [*self.folder.glob(f"*{_DELETED}"), *self.folder.glob("*.orbax-checkpoint-tmp*")]:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -191,13 +220,17 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _plain(leaf: Any) -> Any:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    if not _is_key(leaf):
+        return leaf
+    # One device's copy: the whole may belong to several processes, of which one alone is asked.
+    return jax.random.key_data(leaf.addressable_data(0))
 
 
 def _read(path: Path) -> Snapshot:
     orbax = _orbax()
-    about: Any = orbax.checkpointables_metadata(path).custom_metadata
-    arrays = orbax.load_checkpointables(path)["arrays"]
+    with _alone(orbax):
+        about: Any = orbax.checkpointables_metadata(path).custom_metadata
+        arrays = orbax.load_checkpointables(path)["arrays"]
     snapshot = Snapshot(int(path.name), arrays, about["facts"], about["score"])
     if snapshot.digest() != about["sha256"]:
         raise ValueError("its contents have changed since it was written")
@@ -210,6 +243,17 @@ def _orbax() -> Any:
 
     logging.getLogger("absl").addFilter(_not_from_orbax)
     return v1
+
+
+def _alone(orbax: Any) -> AbstractContextManager[Any]:
+    """Of several processes one reads, and Orbax must not wait for the others."""
+    if jax.process_count() == 1:
+        return nullcontext()
+    own = jax.process_index()
+    options = orbax.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix="fcjax"
+    )
+    return orbax.Context(multiprocessing_options=options)  # type: ignore[no-any-return]
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:

@@ -115,8 +115,6 @@ def train(config: TrainConfig, given: Set[str] = frozenset()) -> None:
 
 def _train(config: TrainConfig, dataset: "Dataset", preprocessing: "Preprocessing | None") -> None:
     """The part that needs jax."""
-    import jax
-
     from fcjax.compilation_cache import use_compilation_cache
     from fcjax.prediction import describe_run
     from fcjax.tasks import model_and_loss
@@ -127,13 +125,9 @@ def _train(config: TrainConfig, dataset: "Dataset", preprocessing: "Preprocessin
         use_compilation_cache()
     model, loss = model_and_loss(config, dataset)
     try:
-        fit(model, dataset, config, loss=loss)
+        fit(model, dataset, config, loss=loss, files=describe_run(model, dataset, preprocessing))
     except TrainingInterrupted as stop:
         _leave(f"fcjax: {stop}; to go on, add --resume --run-dir {config.run_dir}", SIGNAL + stop.signum)
-    if jax.process_index():
-        return  # process 0 writes for all
-    for name, text in describe_run(model, dataset, preprocessing).items():
-        (config.run_dir / name).write_text(text, encoding="utf-8")
 
 
 def predict(run: RunFolder, /, file: Path, out: Path | None = None) -> None:

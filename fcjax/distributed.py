@@ -22,6 +22,7 @@ class LostProcessError(UsageError):
 
 HEARTBEAT_SECONDS = 30  # after a process has died, the others end within about this time
 CONNECT_SECONDS = 120
+SHUTDOWN_SECONDS = 120  # one that fails on its own, with a full disk, waits so long for the others
 
 
 def connect(config: TrainConfig) -> None:
@@ -32,8 +33,10 @@ def connect(config: TrainConfig) -> None:
     Raises:
         UsageError: the others can't be reached.
     """
-    if config.resume and (config.num_processes or 1) > 1:
-        raise UsageError("resume: expected one process, since runs by several write no checkpoints yet; found several")
+    if config.resume and (config.coordinator == "auto" or (config.num_processes or 1) > 1):
+        raise UsageError(
+            "resume: expected one process, which can go on with a run by several; several can't resume together yet"
+        )
     if (config.coordinator is None and config.num_processes is None) or jax.distributed.is_initialized():
         return
     # "auto" leaves it to JAX to ask SLURM, Kubernetes or the TPU.
@@ -45,6 +48,7 @@ def connect(config: TrainConfig) -> None:
             config.process_id,
             initialization_timeout=CONNECT_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         with suppress(RuntimeError):

@@ -1,6 +1,7 @@
 """Amounts of memory as people write them: 500MB, 2GiB, 1000000."""
 
 import re
+from fractions import Fraction
 
 __all__ = ["memory_size", "readable_size"]
 
@@ -25,7 +26,7 @@ def memory_size(text: str) -> int:
     form = _FORM.fullmatch(text)
     if form:
         number, decimal, binary = form.groups()
-        size = int(float(number) * (_BINARY[binary.lower()] if binary else _UNITS[decimal.lower()]))
+        size = int(Fraction(number) * (_BINARY[binary.lower()] if binary else _UNITS[decimal.lower()]))
         if size >= 1:
             return size
     raise ValueError(f"expected an amount of memory such as 500MB or 2GiB, found {text!r}")

@@ -22,7 +22,7 @@ from fcjax.tasks import ModelSpec
 __all__ = ["Run", "describe_run", "load_run"]
 
 FORMAT = "fcjax model 1"
-MODEL, PREPROCESSING, WEIGHTS = "model.json", "preprocessing.json", "weights.safetensors"
+MODEL, PREPROCESSING, WEIGHTS, SUMMARY = "model.json", "preprocessing.json", "weights.safetensors", "summary.json"
 ROWS = 1000  # at once
 
 
@@ -119,7 +119,7 @@ def describe_run(spec: ModelSpec, dataset: Dataset, preprocessing: Preprocessing
         "target_scaling": None if measured is None else measured.to_json(),
         "classes": list(names),
     }
-    files = {MODEL: json.dumps(record, indent=2) + "\n"}
+    files = {MODEL: json.dumps(record, indent=2, allow_nan=False) + "\n"}
     return files if preprocessing is None else files | {PREPROCESSING: preprocessing.to_json() + "\n"}
 
 
@@ -145,6 +145,7 @@ def load_run(path: str | PathLike[str]) -> Run:
 
 
 def _loaded(folder: Path) -> Run:
+    _read_json(folder / SUMMARY)  # the last file to be written
     config, record = (_read_json(folder / name) for name in ("config.json", MODEL))
     if record.get("format") != FORMAT:
         raise UsageError(f"{folder / MODEL}: expected the format {FORMAT!r}, found {record.get('format')!r}")

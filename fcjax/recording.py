@@ -2,15 +2,17 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import jax
 import numpy as np
 
-from fcjax.checkpoint import CheckpointError, Checkpoints
+from fcjax.agreement import by_first, everyone, from_first
+from fcjax.checkpoint import CheckpointError, Checkpoints, Snapshot
 from fcjax.config import TrainConfig, UsageError
 from fcjax.datasets import Dataset
 from fcjax.resume import fingerprint, refuse_other_settings
@@ -25,30 +27,45 @@ __all__ = ["Recorder", "named_arrays"]
 class Recorder:
     """The folder of one run; a context manager, so that a checkpoint on its way is written whatever happens.
 
+    Of several processes each has one; process 0 alone reads and writes, but for checkpoints, which all save together.
+
     Args:
         directory: its files.
         config: when to save, and whether to resume.
+        files: further ones that are known before training, texts by name.
+
+    Raises:
+        UsageError: in all processes: the folder can't be written, or holds a run that can't be resumed.
     """
 
-    def __init__(self, directory: RunDirectory, config: TrainConfig) -> None:
-        self._directory, self._config = directory, config
-        self._checkpoints = Checkpoints(directory.checkpoints, config.keep_checkpoints)
+    def __init__(self, directory: RunDirectory, config: TrainConfig, files: Mapping[str, str] | None = None) -> None:
+        self._directory, self._config, self._files = directory, config, files or {}
+        self._writes = jax.process_index() == 0
         self._saved = time.monotonic()
         self._data = ""
         self._board: TensorBoard | None = None
+        self._resumes = by_first(self._begin) == b"resumes"
+        folder = from_first(str(directory.checkpoints.absolute()).encode()) if jax.process_count() > 1 else b""
+        self._checkpoints = Checkpoints(
+            Path(folder.decode()) if folder else directory.checkpoints, config.keep_checkpoints
+        )
+
+    def _begin(self) -> bytes:
+        """Makes a new folder, or sees that the one there can be gone on with."""
+        directory, config = self._directory, self._config
         if config.tensorboard:
             refuse_without_writer()
         recorded = directory.recorded() if config.resume else None
-        self._resumes = recorded is not None
         if recorded is None:
-            directory.create(config.to_json())
-            return
+            directory.create(config.to_json(), self._files)
+            return b"begins"
         refuse_other_settings(directory.path, recorded, config)
         if directory.finished and recorded["epochs"] == config.epochs:
             raise UsageError(
                 f"{directory.path}: expected a run to go on with, found one that is finished after "
                 f"{config.epochs} epochs (its results are in summary.json)"
             )
+        return b"resumes"
 
     def open(self, run: Run, dataset: Dataset, say: Callable[[str], None]) -> None:
         """Takes a resumed ``run`` to where its newest whole checkpoint was taken.
@@ -58,39 +75,50 @@ class Recorder:
         """
         self._data = fingerprint(dataset)
         if self._resumes:
-            self._go_on(run, dataset, say)
-        if self._config.tensorboard:
+            self._go_on(run, dataset.name, say)
+        if self._config.tensorboard and self._writes:
             self._board = TensorBoard(self._directory.path / "tensorboard", run.epoch)
 
-    def _go_on(self, run: Run, dataset: Dataset, say: Callable[[str], None]) -> None:
+    def _go_on(self, run: Run, name: str, say: Callable[[str], None]) -> None:
+        content = by_first(lambda: self._newest(name, say))
+        if content:
+            snapshot = Snapshot.unpack(content)
+            self._checkpoints.note(snapshot)
+            run.restore(snapshot)
+            say(f"goes on after epoch {run.epoch}, step {run.step}")
+        by_first(lambda: self._rewind(run.history))
+
+    def _newest(self, name: str, say: Callable[[str], None]) -> bytes:
+        """The newest checkpoint that is whole; empty where there is none."""
         snapshot = self._checkpoints.newest(warn=lambda message: say(f"warning: {message}"))
         if snapshot is None:
             say(f"no checkpoint in {self._directory.path}: begins at the start")
-        else:
-            if snapshot.facts["data"] != self._data:
-                raise UsageError(
-                    f"{self._directory.path}: expected the data that the run was started with, found other data: "
-                    f"{dataset.name} has changed since"
-                )
-            run.restore(snapshot)
-            say(f"goes on after epoch {run.epoch}, step {run.step}")
-        self._directory.rewind(self._config.to_json(), run.history)
+            return b""
+        if snapshot.facts["data"] != self._data:
+            raise UsageError(
+                f"{self._directory.path}: expected the data that the run was started with, found other data: "
+                f"{name} has changed since"
+            )
+        return snapshot.pack()
+
+    def _rewind(self, history: list[dict[str, Any]]) -> bytes:
+        self._directory.rewind(self._config.to_json(), self._files, history)
+        return b""
 
     def after_segment(self, run: Run, epoch_ended: bool) -> None:
         """Writes what is due: a line of metrics after an epoch, and perhaps a checkpoint."""
-        if epoch_ended:
+        if epoch_ended and self._writes:
             self._directory.append_metrics(run.history[-1])
             if self._board:
                 self._board.write(run.history[-1], run.seeds)
         every = self._config.checkpoint_every
         due = epoch_ended and every is not None and run.epoch % every == 0
-        if due or time.monotonic() - self._saved >= self._config.checkpoint_seconds or run.finished:
+        due = due or time.monotonic() - self._saved >= self._config.checkpoint_seconds or run.finished
+        if everyone(due)[0]:  # by the clock of process 0
             self.save(run)
 
     def save(self, run: Run) -> None:
-        """Starts to write a checkpoint in the background; not yet where several processes share the run."""
-        if jax.process_count() > 1:
-            return
+        """Starts to write a checkpoint in the background."""
         snapshot = run.snapshot()
         snapshot.facts["data"] = self._data
         self._checkpoints.save(snapshot)
@@ -112,6 +140,8 @@ class Recorder:
     def close(self, run: Run, summary: dict[str, object]) -> None:
         """Writes weights and, last, the summary, which marks the run as finished."""
         self.wait()
+        if not self._writes:
+            return
         metadata = {"format": "fcjax", "seeds": json.dumps(run.seeds)}
         self._directory.write_weights(named_arrays(run.state), metadata)
         self._directory.write_summary(summary)

@@ -162,12 +162,13 @@ class Run:
         sums, self.sums = total(self._joined(), self.config.replicas), []
         entry: dict[str, Any] = {"epoch": self.epoch, "step": self.step}
         entry["train"] = self.figures(sums, self.dataset.train)
-        self._expect_finite(entry["train"]["loss"])
+        self._expect_finite("training", entry["train"])
         if (scale := self.state.loss_scale) is not None:
             entry["loss_scale"] = np.atleast_1d(jax.device_get(scale.value)).tolist()
             entry["skipped_steps"] = np.atleast_1d(jax.device_get(scale.skipped)).tolist()
         for part in self.programs.evaluations:
             entry[part] = self.figures(self.programs.evaluate(part, self.state, self.epoch), self.dataset.parts()[part])
+            self._expect_finite(part, entry[part])
         entry["samples_per_second"] = round(self.samples / self.epoch_seconds, 1)
         entry["seconds"] = round(self.epoch_seconds, 4)
         self.train_seconds, self.epoch_seconds = self.train_seconds + self.epoch_seconds, 0.0
@@ -175,6 +176,8 @@ class Run:
         if self.standings:
             improved = [standing.best == self.epoch for standing in self.standings]
             self.best = merged(self.best, self._weights() if any(improved) else None, improved)
+        if self.finished:
+            self._expect_finite_arrays(self.best if self.standings else self.state)
 
     def _weights(self) -> Any:
         """The arrays that evaluation uses."""
@@ -192,10 +195,20 @@ class Run:
         loss = float(np.mean(entry.get("validation", entry["train"])["loss"]))
         return loss if math.isfinite(loss) else None
 
-    def _expect_finite(self, losses: list[float]) -> None:
-        for seed, loss in zip(self.seeds, losses, strict=True):
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"epoch {self.epoch}: expected a finite training loss, found {loss} (seed {seed}); "
-                    f"a learning rate below {self.config.learning_rate} may help"
-                )
+    def _expect_finite(self, part: str, figures: Figures) -> None:
+        for name, values in figures.items():
+            for seed, value in zip(self.seeds, values, strict=True):
+                if not math.isfinite(value):
+                    raise self._diverged(f"expected a finite {part} {name}, found {value} (seed {seed})")
+
+    def _expect_finite_arrays(self, result: Any) -> None:
+        """A net may have become useless in the last step, after the last loss of training was taken."""
+        for name, array in named_leaves(result).items():
+            if jax.numpy.issubdtype(array.dtype, np.inexact) and not (finite := np.isfinite(array)).all():
+                place = tuple(int(i) for i in np.argwhere(~finite)[0])
+                raise self._diverged(f"expected finite numbers in {name}, found {array[place]} at {place}")
+
+    def _diverged(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"epoch {self.epoch}, step {self.step}: {what}; a learning rate below {self.config.learning_rate} may help"
+        )

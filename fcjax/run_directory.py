@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ class RunDirectory:
                 "--resume it"
             )
 
-    def create(self, config: dict[str, object]) -> None:
-        """Makes the folder and writes ``config.json``.
+    def create(self, config: dict[str, object], files: Mapping[str, str]) -> None:
+        """Makes the folder and writes ``config.json`` and ``files``, texts by name.
 
         Raises:
             UsageError: the folder holds a run already, or can't be written.
@@ -47,7 +47,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{self.path}: expected a folder to write to, found: {error.strerror or error}") from error
-        self._write_json(CONFIG, config)
+        self._describe(config, files)
 
     def recorded(self) -> dict[str, Any] | None:
         """What ``config.json`` holds; None where there is no run to resume.
@@ -75,12 +75,12 @@ class RunDirectory:
         """The folder of its checkpoints."""
         return self.path / CHECKPOINTS
 
-    def rewind(self, config: dict[str, object], history: list[dict[str, Any]]) -> None:
+    def rewind(self, config: dict[str, object], files: Mapping[str, str], history: list[dict[str, Any]]) -> None:
         """Brings the files to where a resumed run goes on: no line of a later epoch, no half line."""
         (self.path / SUMMARY).unlink(missing_ok=True)
         for rest in self.path.glob(".*.tmp"):
             rest.unlink(missing_ok=True)
-        self._write_json(CONFIG, config)
+        self._describe(config, files)
         text = "".join(self._line(METRICS, line) + "\n" for line in history)
         self._write(METRICS, lambda path: path.write_text(text))
 
@@ -94,13 +94,19 @@ class RunDirectory:
             raise self._unwritable(METRICS, error) from error
 
     def write_summary(self, summary: dict[str, object]) -> None:
-        """Writes ``summary.json``."""
+        """Writes ``summary.json``, the last file: a run that has it is finished, and all of it can be loaded."""
         self._write_json(SUMMARY, summary)
 
     def write_weights(self, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
         """Writes ``weights.safetensors``: dotted Flax path -> array."""
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         self._write(WEIGHTS, lambda path: save_file(whole, path, metadata))
+
+    def _describe(self, config: dict[str, object], files: Mapping[str, str]) -> None:
+        """The settings, and whatever else is known before training."""
+        self._write_json(CONFIG, config)
+        for name, text in files.items():
+            self._write(name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
 
     def _unwritable(self, name: str, error: Exception) -> UsageError:
         return UsageError(f"{self.path / name}: can't be written: {getattr(error, 'strerror', None) or error}")

@@ -1,8 +1,11 @@
 """Trains a model on a dataset: the loop over epochs. What runs on the devices is compiled elsewhere."""
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import jax
@@ -10,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from fcjax.agreement import everyone
 from fcjax.config import TrainConfig
 from fcjax.datasets import Dataset, with_computed_features
 from fcjax.distributed import connect, explaining_a_lost_process, refuse_disagreement
@@ -61,6 +65,7 @@ def fit(
     *,
     loss: Loss | None = None,
     progress: bool = True,
+    files: Mapping[str, str] | None = None,
 ) -> FitResult:
     """Trains ``model`` on ``dataset``; an epoch is one compiled program on all the devices.
 
@@ -76,6 +81,7 @@ def fit(
             written. With ``resume`` the run in ``run_dir`` goes on, to the same end bit by bit.
         loss: one number per example from outputs and targets; by default cross-entropy or the squared error.
         progress: shows what happens on standard output.
+        files: further files for ``run_dir``, texts by name, written before training.
 
     Raises:
         UsageError: a setting and the data don't go together, or ``run_dir`` holds a run already, or one that can't be
@@ -94,11 +100,12 @@ def fit(
     refuse_disagreement(config, dataset)
     parallel = make_parallel(config.strategy, config.devices)
     learner, state, name = prepare(model, dataset, config, loss or default_loss(dataset.task), parallel.axis_name)
-    recorder = Recorder(RunDirectory(config.run_dir), config) if config.run_dir and jax.process_index() == 0 else None
+    records = everyone(config.run_dir is not None)[0]  # process 0 writes for all
+    recorder = Recorder(RunDirectory(config.run_dir or Path()), config, files) if records else None
     with (
         Reporter(config.epochs, progress and jax.process_index() == 0) as reporter,
         recorder or nullcontext(),
-        Interruption(recorder is not None and jax.process_count() == 1) as interruption,
+        Interruption(recorder is not None) as interruption,
     ):
         reporter.say(_where(parallel, config))
         parameters = count_parameters(state.params) // config.replicas
@@ -110,7 +117,8 @@ def fit(
         run = Run(config, dataset, parallel, programs, state)
         if recorder:
             recorder.open(run, dataset, reporter.say)
-        _train(run, recorder, reporter, interruption)
+        with explaining_a_lost_process():
+            _train(run, recorder, reporter, interruption)
         about = {"task": dataset.name, "model": name, "parameters": parameters}
         result = _result(run, learner, about, started)
         if recorder:
@@ -120,18 +128,17 @@ def fit(
 
 
 def _train(run: Run, recorder: Recorder | None, reporter: Reporter, interruption: Interruption) -> None:
-    """To the end, or to the first segment boundary after a signal."""
+    """To the end, or to the first segment boundary after a signal to any of the processes."""
     first = run.epoch
     while not run.finished:
-        if recorder and interruption.received:
+        signum = max(everyone(interruption.received or 0))
+        if recorder and signum:
             recorder.save(run)
             recorder.wait()
             raise TrainingInterrupted(
-                interruption.received,
-                f"stopped by {interruption.received.name} after step {run.step}, saved in {run.config.run_dir}",
+                signum, f"stopped by {Signals(signum).name} after step {run.step}, saved in {run.config.run_dir}"
             )
-        with explaining_a_lost_process():
-            ended = run.segment()
+        ended = run.segment()
         if recorder:
             recorder.after_segment(run, ended)
         if ended:

@@ -175,7 +175,7 @@ def test_convert_writes_a_file_and_keeps_it_on_error(capsys: Any, tmp_path: Path
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in load_file(back).items())
     written = target.read_bytes()
     picky = ["--torch", "@make_torch", "--flax", "@make_picky"]
-    code, _, err = run(capsys, "convert", str(source), str(target), *picky, "--to", "flax")
+    code, _, err = run(capsys, "convert", str(source), str(target), *picky, "--to", "flax", "--overwrite")
     assert code == 2
     assert "layer1.kernel: expected shape (3, 5) from layer1.weight, found (4, 5)" in err
     assert target.read_bytes() == written

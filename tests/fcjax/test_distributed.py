@@ -1,11 +1,11 @@
-"""Two and four real processes train as one does, and disagreement is seen before the first step."""
+"""Two and four real processes train, stop, die and go on as one does; disagreement is seen before the first step."""
 
 import json
-import socket
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,74 +13,111 @@ from safetensors.numpy import load_file
 
 from fcjax.config import TrainConfig, UsageError
 
-PROGRAM = Path(__file__).with_name("one_process.py")
+PROGRAM = Path(__file__).with_name("several_processes.py")
+TWO: dict[str, Any] = {"processes": 2, "strategy": "pmap", "devices": 2}
+# In the order in which they run; a row takes 16 bytes, of which four processes have one each in every step.
+SCENARIOS: dict[str, dict[str, Any]] = {
+    "alone": {"folder": "alone", "processes": 1, "strategy": "jit", "devices": 1},
+    "two": {"folder": "two", **TWO},
+    "four, streamed": {
+        "folder": "four",
+        "processes": 4,
+        "strategy": "shard",
+        "devices": 1,
+        "all": {"device_memory": "64"},
+    },
+    "other settings": {"folder": "other", **TWO, "own": [{}, {"learning_rate": 0.02}]},
+    "other data": {"folder": "other", **TWO, "own": [{}, {"shift": 1}]},
+    "taken folder": {"folder": "alone", **TWO},
+    "one stops": {"folder": "stopped", **TWO, "own": [{}, {"term_after": 3}]},
+    "goes on": {"folder": "stopped", "processes": 1, "strategy": "jit", "devices": 1, "all": {"resume": True}},
+    "one of four dies": {
+        "folder": "died",
+        "processes": 4,
+        "strategy": "shard",
+        "devices": 1,
+        "own": [{}, {}, {}, {"dies_after": 4}],
+    },
+    "one goes on": {"folder": "died", "processes": 1, "strategy": "jit", "devices": 1, "all": {"resume": True}},
+}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("several")
 
 
-def start(
-    folder: Path, processes: int, strategy: str, devices: int, changes: list[str] | None = None, shift: int = 0
-) -> list[tuple[int, str]]:
-    """Exit code and output of every process; ``changes`` and ``shift`` are those of the last one."""
-    port = free_port()
-    running = []
-    for number in range(processes):
-        own = (changes or ["{}"] * processes)[number]
-        moved = shift if number == processes - 1 else 0
-        arguments = [folder, port, processes, number, strategy, devices, own, moved]
-        command = [sys.executable, str(PROGRAM), *map(str, arguments)]
-        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-    try:
-        return [(process.wait(120), process.communicate()[0]) for process in running]
-    finally:
-        for process in running:
-            process.kill()
+@pytest.fixture(scope="module")
+def found(folder: Path) -> dict[str, dict[str, Any]]:
+    """Exit codes and outputs of every process, by scenario."""
+    tasks = [task | {"folder": str(folder / task["folder"]), "name": name} for name, task in SCENARIOS.items()]
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), *map(json.dumps, tasks)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"FCJAX_CACHE": str(folder / "cache")},
+        timeout=290,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(zip(SCENARIOS, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
-@pytest.mark.parametrize(("strategy", "processes", "devices"), [("pmap", 2, 2), ("shard", 2, 1), ("shard", 4, 1)])
-def test_several_processes_train_as_one(strategy: str, processes: int, devices: int, tmp_path: Path) -> None:
-    assert start(tmp_path / "alone", 1, "jit", 1)[0][0] == 0
-    found = start(tmp_path / "together", processes, strategy, devices)
-    assert [code for code, _ in found] == [0] * processes, found
-    assert "results in" in found[0][1]
-    assert all("epoch" not in output for _, output in found[1:])  # only process 0 speaks
-    alone, together = (load_file(tmp_path / name / "weights.safetensors") for name in ("alone", "together"))
-    for name, array in alone.items():
+def assert_same(run: Path, expected: Path) -> None:
+    for name, array in load_file(expected / "weights.safetensors").items():
         # 50 steps in float64 with sums in another order: about 1e-16 a step.
-        np.testing.assert_allclose(together[name], array, rtol=0, atol=1e-10, err_msg=name)
-    summary = json.loads((tmp_path / "together" / "summary.json").read_text())
-    assert len(summary["devices"]) == processes * devices
-    assert len((tmp_path / "together" / "metrics.jsonl").read_text().splitlines()) == 10
+        own = load_file(run / "weights.safetensors")[name]
+        np.testing.assert_allclose(own, array, rtol=0, atol=1e-10, err_msg=name)
+
+
+@pytest.mark.parametrize(("name", "devices"), [("two", 4), ("four, streamed", 4)])
+def test_several_processes_train_as_one(
+    name: str, devices: int, found: dict[str, dict[str, Any]], folder: Path
+) -> None:
+    task = SCENARIOS[name]
+    assert found[name]["codes"] == [0] * task["processes"], found[name]
+    first, *others = found[name]["outputs"]
+    assert "results in" in first
+    assert ("data streamed, an epoch in 3 chunks of 32 B" in first) == ("streamed" in name)
+    assert all("epoch" not in output for output in others)  # only process 0 speaks
+    assert_same(folder / task["folder"], folder / "alone")
+    summary = json.loads((folder / task["folder"] / "summary.json").read_text())
+    assert len(summary["devices"]) == devices
+    assert len((folder / task["folder"] / "metrics.jsonl").read_text().splitlines()) == 10
 
 
 @pytest.mark.parametrize(
-    ("changes", "shift", "message"),
+    ("name", "message"),
     [
-        (["{}", '{"learning_rate": 0.02}'], 0, "settings: expected the same in every process, found others"),
-        (["{}", "{}"], 1, "data: expected the same in every process, found others than in process 0 in process 1"),
+        ("other settings", "settings: expected the same in every process, found others than in process 0 in process 1"),
+        ("other data", "data: expected the same in every process, found others than in process 0 in process 1"),
+        ("taken folder", "expected a new run directory, found a run"),  # which process 0 alone can see
     ],
 )
-def test_disagreement_is_seen_before_the_first_step(
-    changes: list[str], shift: int, message: str, tmp_path: Path
+def test_all_processes_say_what_is_wrong_before_the_first_step(
+    name: str, message: str, found: dict[str, dict[str, Any]], folder: Path
 ) -> None:
-    found = start(tmp_path / "run", 2, "pmap", 1, changes, shift)
-    assert all(code == 2 and message in output for code, output in found), found
-    assert not (tmp_path / "run").exists()
+    assert found[name]["codes"] == [2, 2], found[name]
+    assert all(message in output for output in found[name]["outputs"]), found[name]
+    assert not (folder / "other").exists()
 
 
-def test_a_process_that_dies_takes_the_run_down_with_a_clear_message(tmp_path: Path) -> None:
-    began = time.monotonic()
-    (survivor, output), (died, _) = start(
-        tmp_path / "run", 2, "pmap", 1, ['{"epochs": 100000}', '{"epochs": 100000, "dies_after": 3}']
-    )
+def test_a_signal_to_one_stops_all_at_the_same_step(found: dict[str, dict[str, Any]], folder: Path) -> None:
+    assert found["one stops"]["codes"] == [143, 143], found["one stops"]
+    assert all("stopped by SIGTERM after step 20, saved" in output for output in found["one stops"]["outputs"])
+    assert found["goes on"]["codes"] == [0], found["goes on"]
+    assert "goes on after epoch 4, step 20" in found["goes on"]["outputs"][0]
+    assert_same(folder / "stopped", folder / "alone")
+
+
+def test_a_process_that_dies_takes_all_down_and_fewer_can_go_on(found: dict[str, dict[str, Any]], folder: Path) -> None:
+    *survivors, died = found["one of four dies"]["codes"]
     assert died == -9
-    assert survivor != 0
-    assert "another of the 2 processes has died or left" in output or "another task died" in output
-    assert time.monotonic() - began < 100  # starting up, and a bounded time
+    assert not {0, 999} & set(survivors), found["one of four dies"]  # 999: not within the time given
+    for output in found["one of four dies"]["outputs"][:3]:
+        assert "another of the 4 processes has died or left" in output or "another task died" in output
+    assert found["one goes on"]["codes"] == [0], found["one goes on"]
+    assert "goes on after epoch" in found["one goes on"]["outputs"][0]
+    assert_same(folder / "died", folder / "alone")
 
 
 @pytest.mark.parametrize(

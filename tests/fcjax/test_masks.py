@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ RATE, ROWS, WIDTH = 0.3, 256, 509  # a width that no power of two divides
 
 def drawn(step: int, stream: int) -> np.ndarray:
     """The mask of one layer in one step, as training draws it."""
-    rows = row_keys(stream_key(jax.random.key(7), DROPOUT, np.int32(step)), np.arange(ROWS))
+    rows = row_keys(stream_key(jax.random.key(7), DROPOUT, jnp.int32(step)), jnp.arange(ROWS))
     keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(rows, stream)
     return np.asarray(keep_mask(RATE, keys, (ROWS, WIDTH)))
 
@@ -56,8 +57,8 @@ def test_twin_a_poor_hash_is_seen(mixed: object) -> None:
 
 
 def test_every_bit_of_the_hash_is_tossed() -> None:
-    position = np.arange(2**16, dtype=np.uint32)
-    bits = np.asarray(layers._mixed(layers._mixed(position * np.uint32(0x9E3779B9)) ^ np.uint32(12345)))
+    position = jnp.arange(2**16, dtype=jnp.uint32)
+    bits = np.asarray(layers._mixed(layers._mixed(position * jnp.uint32(0x9E3779B9)) ^ jnp.uint32(12345)))
     assert np.unique(bits).size == bits.size  # a bijection
     ones = np.array([(bits >> k & 1).mean() for k in range(32)])
     assert np.abs(ones - 0.5).max() < 4.5 * 0.5 / 2**8  # standard deviation of a mean of 2^16 fair tosses

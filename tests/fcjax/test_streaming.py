@@ -105,5 +105,4 @@ def test_the_flag_takes_amounts_of_memory_and_refuses_too_little() -> None:
 @given(st.integers(1, 2**50), st.sampled_from(["", "B", "kB", "MB", "GB", "KiB", "mib", "GiB"]), st.booleans())
 def test_amounts_are_read_as_they_are_written(number: int, unit: str, space: bool) -> None:
     base, power = 1024 if "i" in unit else 1000, " kmg".find(unit[:1].lower()) if len(unit) > 1 else 0
-    # Read as a float64, which is exact up to 2^53.
     assert memory_size(f"{number}{' ' * space}{unit}") == number * base**power

@@ -162,7 +162,9 @@ def test_impossible_settings_are_refused_before_anything_is_written(
 
 
 def test_a_loss_that_is_no_number_stops_the_run() -> None:
-    with pytest.raises(TrainingError, match=r"epoch \d: expected a finite training loss, found (nan|inf) \(seed 0\)"):
+    with pytest.raises(
+        TrainingError, match=r"epoch \d, step \d+: expected a finite training loss, found (nan|inf) \(seed 0\)"
+    ):
         fit(small_net, DATASET, replace(CONFIG, learning_rate=1e30, optimizer="sgd"), progress=False)
 
 
