@@ -4,8 +4,9 @@ Tuples, lists, dictionaries, dataclasses and ``ModelOutput``-like mappings are t
 ``"hidden.0"``. A bare array has the path ``""``.
 """
 
+import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -114,10 +115,15 @@ def rebuild(node: Any, leaves: Mapping[str, Any], path: str = "") -> Any:
     values = {name: rebuild(child, leaves, f"{path}.{name}" if path else name) for name, child in children}
     if isinstance(node, Call):
         return Call(args=values["args"], kwargs=values["kwargs"])
+    if dataclasses.is_dataclass(node):  # a ModelOutput is a mapping besides: it stays what it is
+        return dataclasses.replace(node, **values)
+    if isinstance(node, MutableMapping):
+        rebuilt = copy.copy(node)
+        for key in node:
+            rebuilt[key] = values[str(key)]
+        return rebuilt
     if isinstance(node, Mapping):
         return {key: values[str(key)] for key in node}
     if isinstance(node, tuple) and hasattr(node, "_fields"):
         return type(node)(**values)
-    if isinstance(node, tuple | list):
-        return type(node)(values.values())
-    return dataclasses.replace(node, **values)
+    return type(node)(values.values())

@@ -27,6 +27,8 @@ class Case:
         masks: dropout keep-masks in call order (training mode), as the torch leg recorded them.
         aside: words for a circumstance in which right ports may differ ("at ties and exact zeros"), and what differs in
             such a case alone is a note; empty for an ordinary case.
+        cancels: whether these are not the user's inputs and vary little about a large mean. Flax's norms compute
+            E[x²] - E[x]² unless told not to, and are less accurate there: a note.
         forward_only: whether only the float64 outputs are compared, since the case costs programs of its own.
     """
 
@@ -36,6 +38,7 @@ class Case:
     cotangents: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     masks: tuple[np.ndarray, ...] = ()
     aside: str = ""
+    cancels: bool = False
     forward_only: bool = False
 
 

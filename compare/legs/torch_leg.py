@@ -11,6 +11,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from compare.legs.dropout import TorchMasks
+from compare.legs.dtypes import shared_16_bit_type
 from compare.legs.lookups import Lookup, Lookups
 from compare.legs.run import Case, Run
 from compare.legs.torch_lift import TorchLift, raise_plain_tensors
@@ -52,8 +53,12 @@ class TorchLeg:
         self.select = select
         self.loss = loss
         own = copy.deepcopy(model).cpu()
-        raise_plain_tensors(own, self.dtype)
-        self.model = own.to(self.dtype).train(mode == "train")
+        # The working precision is the one that the model holds; a model in float64 is used in float32 by its port.
+        self.low = shared_16_bit_type([p.dtype for p in own.parameters()]) if precision == "float32" else None
+        if self.low is None:
+            raise_plain_tensors(own, self.dtype)
+            own = own.to(self.dtype)
+        self.model = own.train(mode == "train")
         self._parameters = dict(self.model.named_parameters())
         # Tied names are listed once, as the mapping lists them.
         self._buffers = dict(self.model.named_buffers())
@@ -78,7 +83,7 @@ class TorchLeg:
             clock: read at each checkpoint.
             until: number of the checkpoint to stop at; then there are checkpoints only, without gradients.
         """
-        noise = None if perturbation is None else _Noise(perturbation, self.precision)
+        noise = None if perturbation is None else _Noise(perturbation)
         self._load(case.weights, noise)
         arguments, leaves = self._arguments(case.call, noise)
         watch = TorchWatch(clock, until) if trace else None
@@ -176,7 +181,7 @@ class TorchLeg:
         for path, array in flatten(call).items():
             tensor = torch.from_numpy(to_numpy(array))
             if is_floating(array):
-                tensor = tensor.to(self.dtype)
+                tensor = tensor.to(self.low or self.dtype)
                 tensor = (noise(tensor) if noise else tensor).requires_grad_()
                 leaves[path] = tensor
             tensors[path] = tensor
@@ -253,15 +258,15 @@ class TorchLeg:
 class _Noise:
     """Moves floating tensors by at most one rounding, at random."""
 
-    def __init__(self, seed: int, precision: Precision) -> None:
+    def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
-        # A relative move of 2u, uniform in sign and size, rounds to the neighbouring number about half of the time.
-        self.size = 2 * unit_roundoff(precision)
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.is_floating_point():
             return tensor
-        move = torch.empty_like(tensor).uniform_(-self.size, self.size, generator=self.generator)
+        # A relative move of 2u, uniform in sign and size, rounds to the neighbouring number about half of the time.
+        size = 2 * unit_roundoff(str(tensor.dtype).removeprefix("torch."))
+        move = torch.empty_like(tensor).uniform_(-size, size, generator=self.generator)
         return torch.addcmul(tensor, tensor, move)
 
 
