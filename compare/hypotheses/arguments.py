@@ -61,9 +61,11 @@ def other_arguments(site: CallSite) -> Iterator[Variant]:
             continue
         name = NAMES.get(str(key), "argument_value")
         for other in _others(site, key, value):
+            absent = name == "padding" and not any(other if isinstance(other, tuple) else (other,))
+            called = "padding_missing" if absent else "wrong_axis" if _is_axis(site, key, value) else name
             label = f"{key} of {site.function}" if isinstance(key, str) else f"argument {key} of {site.function}"
             yield (
-                name if name != "argument_value" or not _is_axis(site, key, value) else "wrong_axis",
+                called,
                 f"{label} is {other}, torch's is {value}",
                 f"use {value}",
                 with_arguments(site.function, {key: other}),

@@ -20,6 +20,7 @@ CAUSES: dict[str, str] = {
     "padding_row_trained": "the row of `padding_idx` receives a gradient",
     # convolution, pooling, interpolation
     "padding": "another padding",
+    "padding_missing": "no padding",
     "padding_same": '`"SAME"` for explicit padding',
     "padding_mode": "zeros, reflection, repetition or a circle at the border, and torch has another of these",
     "transposed_padding": "a transposed convolution is cut elsewhere",
