@@ -13,7 +13,17 @@ import numpy as np
 from compare.legs.run import TIES, Case
 from compare.legs.torch_leg import TorchLeg
 from compare.port import Port
-from compare.probes import Ranges, bare, free_inputs, has_ties, moved_off_ties, other_batch, other_lengths, probes
+from compare.probes import (
+    CANCELLING,
+    Ranges,
+    bare,
+    free_inputs,
+    has_ties,
+    moved_off_ties,
+    other_batch,
+    other_lengths,
+    probes,
+)
 from compare.redraw import given_weights, redraw_weights
 from compare.result import UsageError
 from compare.structure import Call, Inputs, as_call, exact, flatten, is_floating, rebuild, to_numpy
@@ -62,7 +72,8 @@ def make_cases(port: Port, torch64: TorchLeg) -> Iterator[Case]:
         free = free_inputs(call, frozen)
         ranges = Ranges(port.ranges or {}, _tried(torch64.lookups, far) or {})
         for name, probe, aside in probes(call, free, ranges, port.seed + 2):
-            yield Case(f"redrawn weights, {name}", redrawn, probe, aside=aside)
+            cancels = name in CANCELLING
+            yield Case(f"redrawn weights, {name}", redrawn, probe, aside=aside, cancels=cancels)
         scaled = _scaled(
             dataclasses.replace(far, name="redrawn weights, inputs for large outputs"),
             free_inputs(moved, frozen),
@@ -133,16 +144,18 @@ def _other_sizes(case: Case, frozen: frozenset[str], ranges: Ranges, torch64: To
 
 
 def _samples_apart(given: Arrays, more: Arrays) -> bool:
-    """Whether the first rows of the outputs do not notice that more samples came: then that axis is a batch."""
+    """Whether the first rows of the outputs do not notice how many samples there are: then that axis is a batch."""
     seen = False
     for path, array in given.items():
         other = more.get(path)
         if other is None or other.ndim != array.ndim or other.shape == array.shape or not array.ndim:
             continue
-        if other[: len(array)].shape != array.shape:
+        common = min(len(array), len(other))
+        first, second = array[:common], other[:common]
+        if first.shape != second.shape:
             return False
         # Matrix products of other shapes sum in another order; a sample that is seen moves the outputs far more.
-        if not np.allclose(other[: len(array)], array, rtol=1e-6, atol=1e-6 * _largest({"": array}), equal_nan=True):
+        if not np.allclose(first, second, rtol=1e-6, atol=1e-6 * _largest({"": array}), equal_nan=True):
             return False
         seen = True
     return seen

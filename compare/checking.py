@@ -21,7 +21,9 @@ from compare.concessions import concede
 from compare.diagnose import Diagnosis, diagnose, trace_places
 from compare.evidence import Evidence, Gathered, LegError, Legs, gather, sentence_of
 from compare.execution import call_orders
+from compare.hypotheses.masks import mask_cause, mask_place
 from compare.hypotheses.precision import FAST_VARIANCE, rerun, without_fast_variance
+from compare.hypotheses.statistics import statistics_causes
 from compare.influence import judge_influence
 from compare.legs.dropout import MaskMismatchError, UnseenMaskError
 from compare.legs.flax_function import FlaxFunction, flax_function
@@ -65,7 +67,7 @@ def check(torch_model: torch.nn.Module | Port, flax_model: Any = None, inputs: A
     if isinstance(torch_model, Port) and (flax_model is not None or inputs is not None or fields):
         raise UsageError("check: a Port holds all fields; use dataclasses.replace(port, ...) to change one")
     # The user's random numbers go on as if nothing had been run.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False):
         return _report(port)
 
 
@@ -87,6 +89,8 @@ def _report(port: Port) -> Report:
         return Report(port.title, (_expected(CheckResult("outputs", "failed", sentence), port),))
     legs = _legs(port, function, WeightMapping(()))
     mapping = _mapping(port, function, legs)
+    if mapping.problems:  # a Linen model takes its widths from the inputs: wrong inputs would look like wrong weights
+        _expect_torch_runs(port)
     weights = given_weights(port.torch_model)
     counts = count_parameters(port.torch_model, function, _numpy_count(legs, weights), port.formula)
     results = [
@@ -94,6 +98,7 @@ def _report(port: Port) -> Report:
         check_parameters(counts, mapping, port.torch_model, function),
     ]
     gathered = Gathered()
+    mismatch: MaskMismatchError | None = None
     if not can_run(mapping):
         hint = "arrays are left over that do not fit; name the pairs in mapping={torch name: Flax path}"
         results.append(CheckResult("outputs", "skipped", f"nothing was run: {hint}"))
@@ -102,10 +107,13 @@ def _report(port: Port) -> Report:
             gathered = gather(legs, make_cases(port, legs.torch64), port.mode, port.seed)
             gathered, idle = _exercised(port, legs, gathered)
             if not port.strict:
-                gathered = dataclasses.replace(gathered, evidence=concede(legs.torch64, gathered.evidence))
+                gathered = dataclasses.replace(
+                    gathered, evidence=concede(legs, mapping, port.torch_model, gathered.evidence)
+                )
             results += _judge(port, gathered, idle)
         except MaskMismatchError as error:
             results.append(CheckResult("outputs", "failed", str(error)))
+            mismatch = error
         except UnseenMaskError as error:
             if error.leg == "torch":
                 return _in_evaluation(port, str(error))
@@ -113,11 +121,14 @@ def _report(port: Port) -> Report:
         except LegError as error:
             results.append(CheckResult("outputs", "failed" if error.leg == "flax" else "error", str(error)))
     evidence = gathered.evidence
-    diagnosis = _diagnosis(legs, mapping, evidence, port)
-    if any(result.name == "precision" and result.status == "failed" for result in results):
+    diagnosis = _masks(legs, port, mismatch) if mismatch is not None else _diagnosis(legs, mapping, evidence, port)
+    if any(result.name == "precision" and result.status in ("failed", "noted") for result in results):
         diagnosis = dataclasses.replace(
             diagnosis, causes=(*diagnosis.causes, *_precision_causes(port, mapping, evidence))
         )
+    if any(result.name == "statistics" and result.status == "failed" for result in results):
+        moved = statistics_causes(evidence, _momenta(port))
+        diagnosis = dataclasses.replace(diagnosis, causes=(*diagnosis.causes, *moved))
     results = undecided(results, mapping)
     return Report(
         name=port.title,
@@ -144,7 +155,7 @@ def _mapping(port: Port, function: FlaxFunction, legs: Legs) -> WeightMapping:
         port.torch_model, function.shapes, port.mapping, kinds=function.kinds, orders=lambda: orders(case())
     )
     legs.flax64.mapping = legs.flax32.mapping = mapping
-    if not can_run(mapping) or not (mapping.choices or mapping.problems):
+    if not can_run(mapping) or not (mapping.choices or mapping.other or mapping.problems):
         return mapping
     return judge_influence(settle(mapping, legs, case()), legs, case())
 
@@ -244,15 +255,27 @@ def _judge(port: Port, gathered: Gathered, idle: Sequence[str]) -> list[CheckRes
     evidence = gathered.evidence
     outputs = with_broken(check_outputs(evidence, port.strict), gathered.broken, port.strict)
     results = [outputs, check_gradients(evidence, port.strict)]
-    results.append(check_precision(evidence, all(result.status != "failed" for result in results)))
+    same_function = all(result.status != "failed" for result in results)
+    results.append(check_precision(evidence, same_function, port.strict))
     if port.mode == "train":
-        momenta = {
-            name: module.momentum
-            for name, module in port.torch_model.named_modules()
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.momentum is not None
-        }
-        results.append(check_statistics(evidence, momenta, port.strict))
+        results.append(check_statistics(evidence, _momenta(port), port.strict))
     return [*results, check_adequacy(evidence, idle)]
+
+
+def _momenta(port: Port) -> dict[str, float]:
+    """torch's momentum by module: the share of the new value."""
+    return {
+        name: module.momentum
+        for name, module in port.torch_model.named_modules()
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.momentum is not None
+    }
+
+
+def _masks(legs: Legs, port: Port, error: MaskMismatchError) -> Diagnosis:
+    """Where and what, if the port drops other arrays."""
+    case = Case("given weights, given inputs", given_weights(port.torch_model), torch_call(port))
+    place = mask_place(legs.torch64, case, error, port.seed) if port.mode == "train" else None
+    return Diagnosis(place, (mask_cause(error, port.mode),))
 
 
 def _expected(result: CheckResult, port: Port) -> CheckResult:
@@ -287,9 +310,13 @@ def _settings(port: Port, legs: Legs, refused: Mapping[str, str], note: str) -> 
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": jax.default_backend(),
-        "matmul precision": "highest (no TF32)",
-        "islands lifted": "; ".join(legs.flax64.islands) or "none",
+        "matmul precision": f"highest, without TF32 (yours: torch {torch.get_float32_matmul_precision()}, "
+        f"jax {jax.config.jax_default_matmul_precision or 'default'})",
+        "x64": f"on in float64 runs alone (yours: {'on' if jax.config.read('jax_enable_x64') else 'off'})",
+        "autocast": "off",
     }
+    if legs.flax64.islands:
+        settings["computed in float64 instead"] = "; ".join(legs.flax64.islands)
     if isinstance(port.inputs, Inputs) and not callable(port.inputs.flax):
         settings["inputs"] = "two plain calls, neither varied nor differentiated"
     if note:

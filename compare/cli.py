@@ -3,11 +3,16 @@
 Exit codes: 0 equal, 1 a difference, 2 wrong usage, 3 inconclusive.
 """
 
+import difflib
+import functools
 import importlib
+import io
+import itertools
 import json
+import re
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,18 +30,53 @@ EQUAL, DIFFERENT, WRONG_USAGE, INCONCLUSIVE, INTERRUPTED = 0, 1, 2, 3, 130
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs ``python -m compare``, also installed as ``fcjax-compare``."""
-    app = tyro.extras.SubcommandApp()
-    app.command(models)
-    app.command(check)
-    app.command(convert)
-    description = "Is a PyTorch-to-Flax port right? Exit codes: 0 equal, 1 different, 2 wrong usage, 3 inconclusive."
     try:
-        code = app.cli(prog="python -m compare", description=description, args=arguments)
+        code = _parsed(arguments)()
     except UsageError as error:
         _leave(f"compare: {error}", WRONG_USAGE)
     except KeyboardInterrupt:
         _leave("compare: interrupted", INTERRUPTED)
     sys.exit(code)
+
+
+def _parsed(arguments: Sequence[str] | None) -> Callable[[], int]:
+    """The command that ``arguments`` ask for, not run yet."""
+    app = tyro.extras.SubcommandApp()
+    for command in (models, check, convert):
+        app.command(_later(command))
+    description = "Is a PyTorch-to-Flax port right? Exit codes: 0 equal, 1 different, 2 wrong usage, 3 inconclusive."
+    refused = io.StringIO()
+    try:
+        with redirect_stderr(refused):
+            found: Callable[[], int] = app.cli(prog="python -m compare", description=description, args=arguments)
+    except SystemExit as end:
+        if end.code != WRONG_USAGE:  # help
+            raise
+        raise UsageError(_in_one_line(refused.getvalue())) from None
+    return found
+
+
+def _later(command: Callable[..., int]) -> Callable[..., Any]:
+    """``command`` for the parser: bound to its arguments, but not run yet."""
+
+    @functools.wraps(command)
+    def bound(*arguments: Any, **keywords: Any) -> Callable[[], int]:
+        return functools.partial(command, *arguments, **keywords)
+
+    return bound
+
+
+def _in_one_line(box: str) -> str:
+    """What the parser says in a frame, without frame and help, and with the nearest name if it offers some."""
+    lines = [line.strip(" │") for line in box.splitlines()]
+    rules = [i for i, line in enumerate(lines) if line[:1] in ("╭", "╰") or (line and set(line) <= {"─", "-"})]
+    body, *rest = (" ".join(filter(None, lines[i + 1 : j])) for i, j in itertools.pairwise([*rules, len(lines)]))
+    offered = [*re.findall(r"--[\w-]+", " ".join(rest)), "models", "check", "convert"]
+    wrong = re.search(r"options: ([^\s,]+)", body)
+    near = difflib.get_close_matches(wrong[1], offered, 1) if wrong else []
+    return body.partition(" Got errors")[0].rstrip(".") + (
+        f"; did you mean {near[0]}?" if near else "; --help says more"
+    )
 
 
 def models(json: Path | None = None) -> int:
@@ -62,7 +102,7 @@ def check(
     train: bool = False,
     json: Path | None = None,
     html: Path | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     show_mapping: bool = False,
     mutants: int = 0,
 ) -> int:
@@ -75,10 +115,13 @@ def check(
         train: compare in training mode, with the same dropout masks on both sides.
         json: also write the report to this file.
         html: also write the report to this file, as one page for a browser.
-        seed: of drawn inputs, redrawn weights and masks.
+        seed: of drawn inputs, redrawn weights and masks; 0, or the Port's own, where not given.
         show_mapping: also print which torch array is which Flax array, how it is laid out and what told so.
         mutants: also plant up to this many small mistakes in the torch model, and say how many the check would notice.
     """
+    if flax is not None and not input:
+        raise UsageError("--input: expected the shape of each input, for example --input 8x784, found none")
+    drawn = [_drawn(text, (seed or 0) + i) for i, text in enumerate(input)]
     _quiet_gpu_memory()
     import dataclasses
 
@@ -94,15 +137,15 @@ def check(
             raise UsageError(f"--input: {target} is a Port, which holds its own inputs")
         if train:
             port = dataclasses.replace(port, mode="train")
+        if seed is not None:
+            port = dataclasses.replace(port, seed=seed)
     else:
-        if not input:
-            raise UsageError("--input: expected the shape of each input, for example --input 8x784, found none")
         port = Port(
             _called(_imported(target), target),
             _called(_imported(flax), flax),
-            tuple(_drawn(text, seed + i) for i, text in enumerate(input)),
+            tuple(drawn),
             mode="train" if train else "eval",
-            seed=seed,
+            seed=seed or 0,
         )
     with _status(f"checking {port.title}"):
         report = check_port(dataclasses.replace(port, profile=port.profile or html is not None))

@@ -6,26 +6,36 @@ those behind it.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from compare.evidence import PERTURBED_RUNS, Evidence, Legs
-from compare.hypotheses.bank import variants
-from compare.hypotheses.edit import Calls, CallSite, Edit, Hypothesis, editing
-from compare.legs.run import Case, Run
-from compare.legs.watch import Checkpoint
-from compare.places import Place, Room, compare_places, first_divergence, pair_modules, rooms
+from compare.evidence import Evidence, Legs
+from compare.examiner import Examiner, State
+from compare.hypotheses.bank import general_variants, knobs, scales, variants
+from compare.hypotheses.edit import CallSite, Edit, Hypothesis
+from compare.hypotheses.gradients import gradient_changes
+from compare.hypotheses.operands import relation
+from compare.hypotheses.rewiring import exchanges, moves, other_arrays
+from compare.hypotheses.variant import Knob, Variant
+from compare.observations import observe
+from compare.places import Place
 from compare.result import Cause, Divergence
-from compare.verdict import SAMENESS_FACTOR, compare_arrays, spread
+from compare.solving import round_numbers, solve
 from compare.weights import WeightMapping
 
 __all__ = ["Diagnosis", "diagnose", "trace_places"]
 
-Gradients = Mapping[str, np.ndarray | None]
-
 # A port with more mistakes than this is better read than measured.
 _MOST_CAUSES = 8
+
+# Runs of the torch model that one search may take: a count, so that the result does not depend on the machine, and
+# fewer where each run has more to compute.
+_MOST_RERUNS = 6000
+_LEAST_RERUNS = 300
+_WEIGHTS_FOR_MOST = 100_000
+_CALLS_FOR_MOST = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +45,7 @@ class Diagnosis:
     Args:
         divergence: the first place where the computations part, None if none was found.
         causes: mistakes that reproduce it, each with those behind it.
-        note: why there is nothing to say, where something went wrong.
+        note: what was seen where nothing fits, or why there is nothing to say.
         places: all places of the case that was searched, without any hypothesis.
     """
 
@@ -43,101 +53,6 @@ class Diagnosis:
     causes: tuple[Cause, ...] = ()
     note: str = ""
     places: tuple[Place, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class _State:
-    """How far the two computations agree under some hypotheses."""
-
-    places: tuple[Place, ...]
-    divergence: Divergence | None
-    progress: tuple[int, int]
-    error: float
-
-
-class _Examiner:
-    """Compares torch under hypotheses with the recorded Flax computation of one case."""
-
-    def __init__(self, legs: Legs, mapping: WeightMapping, evidence: Evidence) -> None:
-        self.leg = legs.torch64
-        self.case: Case = evidence.case
-        self.flax_run = evidence.flax
-        self.found: tuple[Checkpoint, ...] = legs.flax64.trace(self.case)
-        self.sites: list[CallSite] = []
-        self.reference = self._record()
-        moved = [self.leg.run(self.case, perturbation=k, trace=True) for k in range(PERTURBED_RUNS)]
-        self.room: list[Room] = rooms(self.reference.checkpoints, [run.checkpoints for run in moved])
-        self.moved: list[Run] = moved
-        names = [name for name, _ in self.leg.model.named_modules() if name]
-        self.pairs = pair_modules(mapping, names, [checkpoint.module for checkpoint in self.found])
-
-    def _record(self) -> Run:
-        calls = Calls(model=self.leg.model)
-        run = self.leg.run(self.case, trace=True, edit=calls, clock=calls.count)
-        self.sites = calls.sites
-        return run
-
-    def state(self, hypotheses: Sequence[Hypothesis]) -> _State | None:
-        """How far both agree if torch contained these mistakes; None where it then can't run."""
-        try:
-            run = self.leg.run(self.case, trace=True, edit=editing(hypotheses))
-        except Exception:  # an edit that does not fit the call's shapes says only that this is not the mistake
-            return None
-        places = compare_places(run.checkpoints, self.room, self.found, self.pairs)
-        output = self._worst(run, lambda r: dict(r.outputs))
-        inputs = self._worst(run, lambda r: _filled(r.input_gradients, self.reference.input_gradients))
-        parameters = [name for name in self.reference.parameter_gradients if not self._same_gradient(run, name)]
-        divergence = first_divergence(places, output, parameters, inputs)
-        error = 0.0 if divergence is None else divergence.error
-        return _State(tuple(places), divergence, _progress(places, divergence), error)
-
-    def _worst(self, run: Run, select: Callable[[Run], Mapping[str, np.ndarray]]) -> tuple[float, float]:
-        mine, theirs = select(run), select(self.flax_run)
-        reference, moved = select(self.reference), [select(m) for m in self.moved]
-        worst = (0.0, 0.0)
-        for path, array in mine.items():
-            if not np.issubdtype(array.dtype, np.floating):
-                continue
-            room = SAMENESS_FACTOR * spread(reference[path], [m[path] for m in moved], "float64")
-            leaf = compare_arrays(path, array, theirs[path], room) if path in theirs else None
-            if leaf is None or not leaf.agrees:
-                error = np.inf if leaf is None or leaf.detail else leaf.error
-                worst = max(worst, (error, room))
-        return worst
-
-    def _same_gradient(self, run: Run, name: str) -> bool:
-        shape = self.case.weights[name].shape
-        zeros = np.zeros(shape)
-
-        def of(r: Run) -> np.ndarray:
-            gradient = r.parameter_gradients.get(name)
-            return zeros if gradient is None else gradient
-
-        room = SAMENESS_FACTOR * spread(of(self.reference), [of(m) for m in self.moved], "float64")
-        return compare_arrays(name, of(run), of(self.flax_run), room).agrees
-
-
-def _filled(gradients: Gradients, like: Gradients) -> dict[str, np.ndarray]:
-    """Zeros where no gradient flows: "none" and zero are equal here."""
-    filled = {}
-    for path, reference in like.items():
-        gradient = gradients.get(path)
-        if gradient is not None:
-            filled[path] = gradient
-        elif reference is not None:
-            filled[path] = np.zeros(reference.shape)
-    return filled
-
-
-def _progress(places: Sequence[Place], divergence: Divergence | None) -> tuple[int, int]:
-    """How far the computations agree: forward, then backward, in number of places."""
-    if divergence is None:
-        return 2, 0
-    if divergence.direction == "forward":
-        agreeing = next((i for i, place in enumerate(places) if not place.agrees), len(places))
-        return 0, agreeing
-    differing = next((i for i in reversed(range(len(places))) if not places[i].gradient_agrees), -1)
-    return 1, len(places) - differing
 
 
 def diagnose(legs: Legs, mapping: WeightMapping, failing: Sequence[Evidence]) -> Diagnosis:
@@ -151,26 +66,30 @@ def diagnose(legs: Legs, mapping: WeightMapping, failing: Sequence[Evidence]) ->
     """
     if not failing:
         return Diagnosis(None)
-    examiner, *others = [_Examiner(legs, mapping, evidence) for evidence in _diverse(failing)]
+    examiner, *others = [Examiner(legs, mapping, evidence) for evidence in _diverse(failing)]
     state = examiner.state([])
     if state is None or state.divergence is None:
         return Diagnosis(None, places=() if state is None else state.places)
     first, places = state.divergence, state.places
     accepted: list[Hypothesis] = []
     causes: list[Cause] = []
+    note = ""
     while state.divergence is not None and len(causes) < _MOST_CAUSES:
-        fits = _confirmed(_fitting(examiner, accepted, state), others, accepted)
+        search = _Search(examiner, others, accepted, state)
+        fits = search.fits()
         if not fits:
+            tried = "the search was cut short" if examiner.reruns >= search.limit else "nothing in the bank explains it"
+            note = f"{_place(state)}: {tried}; {observe(examiner.arrays(state))}"
             break
         causes += [hypothesis.cause(_words(state, after)) for hypothesis, after in fits]
         accepted.append(fits[0][0])
         state = fits[0][1]
-    return Diagnosis(first, tuple(causes), places=places)
+    return Diagnosis(first, tuple(causes), note, places)
 
 
 def trace_places(legs: Legs, mapping: WeightMapping, evidence: Evidence) -> tuple[Place, ...]:
     """The error at every place of one case, where nothing differs and nothing has to be searched."""
-    state = _Examiner(legs, mapping, evidence).state([])
+    state = Examiner(legs, mapping, evidence).state([])
     return () if state is None else state.places
 
 
@@ -180,86 +99,199 @@ def _diverse(failing: Sequence[Evidence]) -> list[Evidence]:
     return [failing[i] for i in sorted(chosen)]
 
 
-Fits = list[tuple[Hypothesis, _State]]
-
-
-def _confirmed(fits: Fits, others: Sequence[_Examiner], accepted: Sequence[Hypothesis]) -> Fits:
-    """Those that get farther in the other cases too."""
-    for other in others:
-        before = other.state(accepted)
-        if before is None or before.divergence is None:
-            continue
-        after = {id(hypothesis): other.state([*accepted, hypothesis]) for hypothesis, _ in fits}
-        fits = [fit for fit in fits if (found := after[id(fit[0])]) is not None and found.progress > before.progress]
-    return fits
-
-
-def _words(before: _State, after: _State) -> str:
-    assert before.divergence is not None
-    place = f"{before.divergence.where} {before.divergence.module or 'the model'}"
-    rest = "nothing else differs" if after.divergence is None else "another difference comes later"
-    return f"edited so, torch gives Flax's result {place} to rounding (else {before.error:.1e} apart); {rest}"
-
-
-def _fitting(examiner: _Examiner, accepted: Sequence[Hypothesis], state: _State) -> list[tuple[Hypothesis, _State]]:
-    """The hypotheses under which the computations agree farther than before, the farthest first."""
-    for sites in _regions(examiner, state):
-        fits: list[tuple[Hypothesis, _State]] = []
-        for site in sites:
-            for hypothesis in _hypotheses(site):
-                after = examiner.state([*accepted, hypothesis])
-                if after is None or not after.progress > state.progress:
-                    continue
-                fits.append((hypothesis, after))
-        if fits:
-            widened = [_widest(examiner, accepted, hypothesis, after) for hypothesis, after in fits]
-            farthest = max(after.progress for _, after in widened)
-            return [fit for fit in widened if fit[1].progress == farthest]
-    return []
-
-
-def _hypotheses(site: CallSite) -> Iterator[Hypothesis]:
-    for name, summary, fix, replace in variants(site):
-        where = f"in {site.module}: " if site.module else ""
-        yield Hypothesis(name, f"{where}{summary}", fix, (Edit(site, replace),))
-
-
-def _widest(
-    examiner: _Examiner, accepted: Sequence[Hypothesis], hypothesis: Hypothesis, after: _State
-) -> tuple[Hypothesis, _State]:
-    """The same mistake at every call of that function, if that explains more."""
-    site = hypothesis.edits[0].site
-    alike = [s for s in examiner.sites if s.function == site.function and len(s.shapes) == len(site.shapes)]
-    if len(alike) < 2 or after.divergence is None:
-        return hypothesis, after
-    bare = hypothesis.summary.removeprefix(f"in {site.module}: ")
-    edits = tuple(
-        Edit(s, replace)
-        for s in alike
-        for name, summary, _, replace in variants(s)
-        if name == hypothesis.name and summary == bare
-    )
-    everywhere = dataclasses.replace(hypothesis, summary=f"{bare}, at every one of {len(edits)} calls", edits=edits)
-    wider = examiner.state([*accepted, everywhere])
-    return (everywhere, wider) if wider is not None and wider.progress > after.progress else (hypothesis, after)
-
-
-def _regions(examiner: _Examiner, state: _State) -> Iterator[list[CallSite]]:
-    """Where to look: the calls right before the divergence, then all others."""
+def _place(state: State) -> str:
     assert state.divergence is not None
-    checkpoints = examiner.reference.checkpoints
-    low, high = 0, len(examiner.sites)
-    if state.divergence.direction == "forward":
-        numbers = [place.number for place in state.places]
-        bad = next((i for i, place in enumerate(state.places) if not place.agrees), len(state.places))
-        low = checkpoints[numbers[bad - 1]].clock if bad else 0
-        high = checkpoints[numbers[bad]].clock if bad < len(numbers) else high
-    else:
-        bad = next((i for i in reversed(range(len(state.places))) if not state.places[i].gradient_agrees), -1)
-        if bad >= 0:
-            low = checkpoints[state.places[bad].number].clock
-            following = state.places[bad + 1] if bad + 1 < len(state.places) else None
-            high = checkpoints[following.number].clock if following else high
-    near = [site for site in examiner.sites if low <= site.number < high]
-    yield near
-    yield [site for site in examiner.sites if site not in near]
+    return f"{state.divergence.where} {state.divergence.module or 'the model'}"
+
+
+def _words(before: State, after: State) -> str:
+    assert before.divergence is not None
+    rest = "nothing else differs" if after.divergence is None else "another difference comes later"
+    apart = f"(else {before.divergence.error:.1e} apart)"
+    return f"edited so, torch gives Flax's result {_place(before)} to rounding {apart}; {rest}"
+
+
+Fit = tuple[Hypothesis, State]
+
+
+class _Search:
+    """For hypotheses under which the computations agree farther than before.
+
+    Args:
+        examiner: of the case that is searched.
+        others: of cases that must agree farther too.
+        accepted: mistakes found before.
+        state: with these.
+    """
+
+    def __init__(
+        self, examiner: Examiner, others: Sequence[Examiner], accepted: Sequence[Hypothesis], state: State
+    ) -> None:
+        self.examiner = examiner
+        self.others = others
+        self.accepted = list(accepted)
+        self.state = state
+        numbers = sum(array.size for array in examiner.case.weights.values())
+        heavy = max(numbers / _WEIGHTS_FOR_MOST, len(examiner.sites) / _CALLS_FOR_MOST, 1.0)
+        allowed = _MOST_RERUNS / heavy
+        self.limit = examiner.reruns + max(int(allowed), _LEAST_RERUNS)
+
+    def fits(self) -> list[Fit]:
+        """Those that explain the most, one for each name, likeliest first."""
+        for region in self._regions():
+            for family in self._families(region):
+                found = list(self._confirmed(family))
+                if found:
+                    widened = [self._widest(fit) for fit in found]
+                    farthest = max(after.progress for _, after in widened)
+                    best = [fit for fit in widened if fit[1].progress == farthest]
+                    return list(
+                        {hypothesis.name: (hypothesis, after) for hypothesis, after in reversed(best)}.values()
+                    )[::-1]
+                if self.examiner.reruns >= self.limit:
+                    return []
+        return []
+
+    def _families(self, near: Sequence[CallSite]) -> Iterator[Iterable[Hypothesis]]:
+        """Kinds of mistakes, the commonest first; a kind is tried only if none before it fits."""
+        examiner, sites = self.examiner, self.examiner.sites
+        assert self.state.divergence is not None
+        if self.state.divergence.direction == "backward":
+            yield _everywhere(near, gradient_changes)
+            yield _everywhere(near, variants)
+            return
+        yield _everywhere(near, variants)
+        yield exchanges(examiner.leg.model, near)
+        yield self._solved(near, knobs)
+        yield itertools.chain(moves(sites, near), other_arrays(sites, near))
+        yield self._solved(near, scales)
+        yield _everywhere(near, general_variants)
+
+    def _confirmed(self, family: Iterable[Hypothesis]) -> Iterator[Fit]:
+        forward = self.state.divergence is not None and self.state.divergence.direction == "forward"
+        for hypothesis in family:
+            if self.examiner.reruns >= self.limit:
+                return
+            edits = [*self.accepted, hypothesis]
+            if forward and not hypothesis.rearranges and not self.examiner.screen(edits, self.state):
+                continue
+            after = self.examiner.state(edits)
+            if after is not None and after.progress > self._before(hypothesis) and self._elsewhere(hypothesis):
+                yield hypothesis, after
+
+    def _before(self, hypothesis: Hypothesis) -> tuple[int, int, int]:
+        if not hypothesis.rearranges:
+            return self.state.progress
+        seen_so = self.examiner.without_edits(self.state, [*self.accepted, hypothesis])
+        return max(seen_so, self.state.progress)
+
+    def _elsewhere(self, hypothesis: Hypothesis) -> bool:
+        """Whether the other cases agree farther too."""
+        for other in self.others:
+            before, after = other.state(self.accepted), other.state([*self.accepted, hypothesis])
+            if before is None or before.divergence is None:
+                continue
+            if after is None or not after.progress > before.progress:
+                return False
+        return True
+
+    def _widest(self, fit: Fit) -> Fit:
+        """The same mistake at every call of that function, if that explains more."""
+        hypothesis, after = fit
+        if len(hypothesis.edits) != 1 or after.divergence is None or hypothesis.rearranges:
+            return fit
+        site = hypothesis.edits[0].site
+        alike = [s for s in self.examiner.sites if s.function == site.function and len(s.shapes) == len(site.shapes)]
+        if len(alike) < 2:
+            return fit
+        bare = hypothesis.summary.removeprefix(f"{site.place}: ")
+        edits = tuple(
+            Edit(s, replace)
+            for s in alike
+            for name, summary, _, replace in itertools.chain(variants(s), general_variants(s), gradient_changes(s))
+            if name == hypothesis.name and summary == bare
+        )
+        everywhere = dataclasses.replace(hypothesis, summary=f"{bare}, at every one of {len(edits)} calls", edits=edits)
+        wider = self.examiner.state([*self.accepted, everywhere])
+        return (everywhere, wider) if wider is not None and wider.progress > after.progress else fit
+
+    def _solved(self, near: Sequence[CallSite], family: Callable[[CallSite], Iterator[Knob]]) -> Iterator[Hypothesis]:
+        """Mistakes with one unknown number, which is solved for: at one call, and at all alike."""
+        forms = [([site], list(family(site))) for site in near]
+        for function in dict.fromkeys(site.function for site in near):
+            alike = [site for site in near if site.function == function]
+            if len(alike) > 1:
+                forms.append((alike, list(family(alike[0]))))
+        for group, found in forms:
+            for place, knob in enumerate(found):
+                yield from self._values(group, knob, [list(family(site))[place : place + 1] for site in group])
+
+    def _values(self, group: Sequence[CallSite], knob: Knob, alike: Sequence[Sequence[Knob]]) -> Iterator[Hypothesis]:
+        def hypothesis(value: float) -> Hypothesis:
+            edits = tuple(Edit(s, k.replace(value)) for s, ks in zip(group, alike, strict=True) for k in ks)
+            origin = relation(abs(value), knob.sizes)
+            words = _digits(value, knob.start) + (f" = {'-' if value < 0 else ''}{origin}" if origin else "")
+            where = f"{group[0].place}: " if len(group) == 1 else ""
+            number = "" if len(group) == 1 else f", at every one of {len(group)} calls"
+            return Hypothesis(knob.name(value), f"{where}{knob.summary(words)}{number}", knob.fix, edits)
+
+        def difference(value: float) -> np.ndarray | None:
+            if self.examiner.reruns >= self.limit:
+                return None
+            found = self.examiner.difference([*self.accepted, hypothesis(value)], self.state)
+            return None if found is None else found[0]
+
+        allowed = self.state.target.allowed if self.state.target is not None else 0.0
+        value = solve(difference, knob.start, knob.step, allowed)
+        if value is None or value == knob.start:
+            return
+        for number in dict.fromkeys(round_numbers(value)):
+            if number != knob.start and abs(number - value) <= 0.02 * abs(value) + abs(knob.step):
+                edited = hypothesis(number)
+                if self.examiner.screen([*self.accepted, edited], self.state):
+                    yield edited
+                    return
+
+    def _regions(self) -> Iterator[list[CallSite]]:
+        """Where to look: the calls right before the divergence, then all others, the nearest first."""
+        state, sites = self.state, self.examiner.sites
+        assert state.divergence is not None
+        checkpoints = self.examiner.reference.checkpoints
+        low, high = 0, sites[-1].number + 1 if sites else 0
+        if state.divergence.direction == "forward":
+            bad = next((i for i, place in enumerate(state.places) if not place.agrees), len(state.places))
+            low = checkpoints[state.places[bad - 1].number].clock if bad else 0
+            high = checkpoints[state.places[bad].number].clock if bad < len(state.places) else high
+        else:
+            bad = next((i for i in reversed(range(len(state.places))) if not state.places[i].gradient_agrees), -1)
+            if bad >= 0:
+                low = checkpoints[state.places[bad].number].clock
+                following = state.places[bad + 1] if bad + 1 < len(state.places) else None
+                high = checkpoints[following.number].clock if following else high
+        near = [site for site in sites if low <= site.number < high]
+        yield near
+        yield sorted((site for site in sites if site not in near), key=lambda site: abs(site.number - low))
+
+
+def _digits(value: float, start: float) -> str:
+    """Six digits, or as many as tell it from torch's number."""
+    return f"{value:.6g}" if f"{value:.6g}" != f"{start:.6g}" else f"{value:.12g}"
+
+
+def _everywhere(near: Sequence[CallSite], family: Callable[[CallSite], Iterator[Variant]]) -> Iterator[Hypothesis]:
+    """A family's variants at each call, then each at all calls of one function together."""
+    for site in near:
+        for name, summary, fix, replace in family(site):
+            words = f"{site.place}: {summary}" if site.place else summary
+            yield Hypothesis(name, words, fix, (Edit(site, replace),))
+    for function in dict.fromkeys(site.function for site in near):
+        alike = [site for site in near if site.function == function]
+        if len(alike) < 2:
+            continue
+        together: dict[tuple[str, str, str], list[Edit]] = {}
+        for site in alike:
+            for name, summary, fix, replace in family(site):
+                together.setdefault((name, summary, fix), []).append(Edit(site, replace))
+        for (name, summary, fix), edits in together.items():
+            if len(edits) == len(alike):
+                yield Hypothesis(name, f"{summary}, at every one of {len(edits)} calls", fix, tuple(edits))

@@ -13,7 +13,7 @@ from compare.result import Divergence
 from compare.verdict import SAMENESS_FACTOR, compare_arrays, spread
 from compare.weights import WeightMapping
 
-__all__ = ["Place", "Room", "compare_places", "first_divergence", "pair_modules", "rooms"]
+__all__ = ["Place", "Room", "alignment", "compare_places", "first_divergence", "pair_modules", "rooms"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,14 +91,16 @@ class Room:
     gradients: tuple[float, ...]
 
 
-def rooms(reference: Sequence[Checkpoint], perturbed: Sequence[Sequence[Checkpoint]]) -> list[Room]:
-    """The allowance at every checkpoint, measured on perturbed runs."""
+def rooms(reference: Sequence[Checkpoint], perturbed: Sequence[Sequence[Checkpoint]], slack: float = 0.0) -> list[Room]:
+    """The allowance at every checkpoint, measured on perturbed runs, and ``slack`` times the largest value."""
     found = []
     for number, ours in enumerate(reference):
         moved = [run[number] for run in perturbed if number < len(run)]
-        arrays = tuple(_allowed(array, [run.arrays[i] for run in moved]) for i, array in enumerate(ours.arrays))
+        arrays = tuple(_allowed(array, [run.arrays[i] for run in moved], slack) for i, array in enumerate(ours.arrays))
         gradients = tuple(
-            _allowed(_or_zeros(g, ours.arrays[i]), [_or_zeros(run.gradients[i], ours.arrays[i]) for run in moved])
+            _allowed(
+                _or_zeros(g, ours.arrays[i]), [_or_zeros(run.gradients[i], ours.arrays[i]) for run in moved], slack
+            )
             for i, g in enumerate(ours.gradients)
         )
         found.append(Room(arrays, gradients))
@@ -106,12 +108,16 @@ def rooms(reference: Sequence[Checkpoint], perturbed: Sequence[Sequence[Checkpoi
 
 
 def compare_places(
-    reference: Sequence[Checkpoint], room: Sequence[Room], found: Sequence[Checkpoint], pairs: Mapping[str, str]
+    reference: Sequence[Checkpoint],
+    room: Sequence[Room],
+    found: Sequence[Checkpoint],
+    pairs: Mapping[str, str],
+    start: int = 0,
 ) -> list[Place]:
     """The checkpoints that both sides have, in torch's order of execution.
 
     The k-th call of a torch module is compared with the k-th call of its Flax partner; arrays of other layouts are
-    compared under the permutation of axes that brings them closest.
+    compared under the permutation of axes that brings them closest. Those before number ``start`` are left out.
     """
     theirs: dict[tuple[str, Edge], list[Checkpoint]] = defaultdict(list)
     for checkpoint in found:
@@ -122,7 +128,7 @@ def compare_places(
         key = pairs.get(ours.module, ""), ours.edge
         call = calls[key]
         calls[key] += 1
-        if key[0] and call < len(theirs[key]) and number < len(room):
+        if number >= start and key[0] and call < len(theirs[key]) and number < len(room):
             places.append(_place(number, ours, room[number], theirs[key][call]))
     return places
 
@@ -130,7 +136,7 @@ def compare_places(
 def _place(number: int, ours: Checkpoint, room: Room, other: Checkpoint) -> Place:
     values = gradients = (0.0, 0.0)
     for i, (array, found) in enumerate(zip(ours.arrays, other.arrays, strict=False)):
-        permutation = _alignment(array, found)
+        permutation = alignment(array, found)
         aligned = found if permutation is None else np.transpose(found, permutation)
         leaf = compare_arrays("", array, aligned, room.arrays[i] if i < len(room.arrays) else 0.0)
         values = _worse(values, (np.inf if leaf.detail else leaf.error, leaf.allowed))
@@ -143,9 +149,9 @@ def _place(number: int, ours: Checkpoint, room: Room, other: Checkpoint) -> Plac
     return Place(ours.module, other.module, ours.edge, number, *values, *gradients)
 
 
-def _allowed(array: np.ndarray, moved: Sequence[np.ndarray]) -> float:
+def _allowed(array: np.ndarray, moved: Sequence[np.ndarray], slack: float) -> float:
     fitting = [run for run in moved if run.shape == array.shape]
-    return SAMENESS_FACTOR * spread(array, fitting, "float64")
+    return SAMENESS_FACTOR * spread(array, fitting, "float64") + slack * float(np.abs(array).max(initial=0.0))
 
 
 def _or_zeros(gradient: np.ndarray | None, like: np.ndarray) -> np.ndarray:
@@ -157,7 +163,7 @@ def _worse(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float
     return b if not b[0] * (a[1] or 1e-300) < a[0] * (b[1] or 1e-300) else a
 
 
-def _alignment(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, ...] | None:
+def alignment(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, ...] | None:
     """The permutation of ``theirs`` that comes closest to ``ours``; None for none, or where no shape fits."""
     n = ours.ndim
     if theirs.ndim != n or n < 3 or n > 5:

@@ -1,4 +1,4 @@
-"""The built-in ports: every model of the tutorial as torch, Flax and NumPy, in one table."""
+"""The built-in ports: every model of the article as torch, Flax and NumPy, in one table."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from fcjax.summary import fully_connected_count
 __all__ = ["CONSISTENCY_INPUT", "PORTS"]
 
 CONSISTENCY_INPUT = np.array([[3.1, 1.3, 1.2], [2.1, 1.3, 13.0]])
-"""What the tutorial's own consistency script feeds to its 3-5-2 nets."""
+"""What the article's own consistency script feeds to its 3-5-2 nets."""
 
 _MLP: dict[str, Any] = {
     "sizes": (5, 7, 7, 3),

@@ -4,6 +4,7 @@ A single well-behaved input hides an epsilon, a clipped range, a variance comput
 occurs, and every mistake that mixes the samples of a batch of one.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -12,9 +13,22 @@ from compare.legs.lookups import Lookup
 from compare.legs.run import TIES
 from compare.structure import Call, exact, flatten, is_floating, rebuild
 
-__all__ = ["Ranges", "bare", "free_inputs", "has_ties", "moved_off_ties", "other_batch", "other_lengths", "probes"]
+__all__ = [
+    "CANCELLING",
+    "Ranges",
+    "bare",
+    "free_inputs",
+    "has_ties",
+    "moved_off_ties",
+    "other_batch",
+    "other_lengths",
+    "probes",
+]
 
 Arrays = dict[str, np.ndarray]
+
+CANCELLING = ("tiny variance", "large mean")
+"""Probes that vary little about a large mean."""
 
 
 class Ranges:
@@ -109,7 +123,7 @@ def _with_ties(array: np.ndarray, normal: np.ndarray) -> np.ndarray:
 
 
 def other_batch(call: Call, frozen: frozenset[str], ranges: Ranges, seed: int) -> Iterator[Call]:
-    """Calls with more samples, the given ones first; the likeliest guess of what a sample is comes first.
+    """Calls with one sample or with more; the likeliest guess of what a sample is comes first.
 
     The samples lie along the first axis of the first array. Other arrays have a batch axis if their first is as long.
     """
@@ -120,8 +134,10 @@ def other_batch(call: Call, frozen: frozenset[str], ranges: Ranges, seed: int) -
     count = first.shape[0]
     alike = {path: array for path, array in inputs.items() if array.ndim and array.shape[0] == count}
     same_rank = {path: array for path, array in alike.items() if array.ndim == first.ndim}
-    rows = np.arange(3 if count == 1 else count + 1) % count
-    for chosen in [alike] if len(same_rank) == len(alike) else [alike, same_rank]:
+    groups = [alike] if len(same_rank) == len(alike) else [alike, same_rank]
+    # One sample shows what is squeezed away; a batch norm in training refuses it, but takes one more than given.
+    for chosen, samples in itertools.product(groups, [3] if count == 1 else [1, count + 1]):
+        rows = np.arange(samples) % count
         random = np.random.default_rng(seed)
         made = {path: array[rows] for path, array in chosen.items()}
         for path in free_inputs(call, frozen).keys() & made.keys():  # samples of their own, not copies

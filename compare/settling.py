@@ -33,18 +33,22 @@ def settle(mapping: WeightMapping, legs: Legs, case: Case) -> WeightMapping:
         legs: of the port; both Flax legs are given the mapping that is returned.
         case: without cotangents, with redrawn weights; initial ones may be symmetric.
     """
-    if not mapping.choices:
+    if not mapping.choices and mapping.other is None:
         return mapping
-    search = _Search(mapping, legs, case)
-    try:
-        numbers = search.best()
-    except Exception:  # one of the models does not run: the checks say so in their own words
-        numbers = None
-    if numbers is not None:
-        chosen = search.taken(numbers, agreed=True)
-    else:
+    chosen = None
+    for proposed in filter(None, (mapping, mapping.other)):
+        search = _Search(proposed, legs, case)
+        try:
+            numbers = search.best()
+        except Exception:  # one of the models does not run: the checks say so in their own words
+            continue
+        if numbers is not None:
+            chosen = search.taken(numbers, agreed=True)
+            break
+    if chosen is None:
         open_ = tuple(choice.describe() for choice in mapping.choices if choice.blind)
         chosen = dataclasses.replace(mapping, ambiguous=open_)
+    chosen = dataclasses.replace(chosen, other=None)
     legs.flax64.mapping = legs.flax32.mapping = chosen
     return chosen
 

@@ -79,9 +79,10 @@ def given_options(arguments: Sequence[str]) -> frozenset[str]:
 
 def in_one_line(box: str) -> str:
     """The first paragraph of a message that the parser framed, without its frame."""
-    lines = [line.strip(" │") for line in box.splitlines() if not re.match(r"[╭╰]", line)]
-    rule = next((index for index, line in enumerate(lines) if set(line) == {"─"}), len(lines))
-    return " ".join(line for line in lines[:rule] if line)
+    lines = [line.strip(" │") for line in box.splitlines()]
+    rules = [i for i, line in enumerate(lines) if line[:1] in ("╭", "╰") or (line and set(line) <= {"─", "-"})]
+    start, end = [*rules, -1, len(lines)][:2] if len(rules) > 1 else (-1, len(lines))
+    return " ".join(filter(None, lines[start + 1 : end]))
 
 
 def _options(command: Command) -> dict[str, Option]:

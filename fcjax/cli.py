@@ -17,6 +17,7 @@ from fcjax.arguments import explain, given_options, in_one_line
 from fcjax.config import TrainConfig, UsageError
 from fcjax.idle_settings import refuse_idle_settings
 from fcjax.presets import preset
+from fcjax.tensorboard import refuse_without_writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +71,7 @@ def _parsed(arguments: Sequence[str], default: TrainConfig | None = None) -> Cal
     if not isinstance(found, TrainConfig):
         return cast(Callable[[], None], found)
     if found.preset and default is None:
-        return _parsed(arguments, preset(found.preset, TrainConfig(task=found.task)))
+        return _parsed(arguments, preset(found.preset, TrainConfig(task=found.task, model=found.model)))
     return partial(train, found, given_options(arguments))
 
 
@@ -93,6 +94,8 @@ def train(config: TrainConfig, given: Set[str] = frozenset()) -> None:
     """
     config.check()
     refuse_idle_settings(config, given)
+    if config.tensorboard:
+        refuse_without_writer()
     from fcjax.run_directory import RunDirectory
     from fcjax.task_data import load_data, refuse_for_data, sized_for
 

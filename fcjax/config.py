@@ -19,7 +19,7 @@ Task = Literal["digits", "mnist", "fashion", "housing", "california", "table"]
 Strategy = Literal["pmap", "jit", "shard"]
 Optimizer = Literal["sgd", "momentum", "adam", "adamw", "rmsprop"]
 Schedule = Literal["cosine", "constant", "step"]
-Model = Literal["article", "mlp"]
+Model = Literal["article", "mlp", "tabular"]
 Activation = Literal[
     "linear",
     "relu",
@@ -36,6 +36,7 @@ Activation = Literal[
 ]
 Kind = Literal["auto", "classification", "regression"]
 Preset = Literal["article", "best"]
+Features = Literal["standard", "quantile", "pieces"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Matmul = Literal["float32", "tf32"]
 
@@ -67,22 +68,34 @@ class TrainConfig:
     """What means a missing entry, besides the usual marks (with table only)."""
     validation: float | None = None
     """Share of the training rows that is held out for choices; where not given 0.15 of a table, else none."""
+    features: Features = "standard"
+    """How columns of numbers are seen: by mean 0 and deviation 1, by rank (as quantiles of a normal distribution), or
+    in pieces, as shares of --bins bins that hold equally many training rows."""
     patience: int | None = None
     """Stop when the validation loss has not fallen for so many epochs, and take the weights of its best epoch. Where
     not given a table's validation part chooses the best epoch too; 0 for the last epoch as it is."""
     preset: Preset | None = None
     """Starting values of the other settings: article trains as the article does, best by the best recipe known."""
     model: Model = "article"
-    """The article's network for the task (784-512-256-10 for images, 64-32-1 for prices), or an MLP of --hidden.
-    A table has an MLP."""
+    """The article's network for the task (784-512-256-10 for images, 64-32-1 for prices), an MLP of --hidden, or
+    tabular: several nets of --hidden that share weights, for columns of numbers. A table has an MLP where not given."""
     hidden: tuple[int, ...] = (512, 256)
-    """Widths of the hidden layers of an MLP."""
+    """Widths of the hidden layers of an MLP, or of tabular."""
     activation: Activation = "relu"
     """Hidden activation of an MLP."""
+    members: int = 16
+    """Nets that share their weights and answer together (with tabular only)."""
+    bins: int = 48
+    """Pieces of each number, with as many training rows in each (with tabular or pieces)."""
+    embedding: int = 16
+    """Width of the embedding of each number (with tabular only)."""
     dropout: float | None = None
     """Dropout rate after each hidden layer; where not given 0.2, and 0 in the article's network for prices."""
     input_dropout: float = 0.0
     """Dropout rate of the inputs."""
+    adversarial: float = 0.0
+    """Training samples are moved towards a greater loss, by a distance up to this (root mean square over the inputs,
+    in units of their standard deviation)."""
     epochs: int = 20
     """Passes over the training set; of a table, where not given, more the smaller it is."""
     batch_size: int = 128
@@ -136,6 +149,8 @@ class TrainConfig:
     """New folder for this run's results; runs/TASK-TIME where not given."""
     resume: bool = False
     """Go on with the run in --run-dir where it was stopped; with the same settings."""
+    tensorboard: bool = False
+    """Write the figures of each epoch for TensorBoard too, to RUN_DIR/tensorboard; needs tensorboardX."""
     segments: int = 1
     """Parts of an epoch; a run can be saved, or stopped by Ctrl-C or SIGTERM, after each."""
     checkpoint_every: int | None = None
@@ -164,11 +179,12 @@ class TrainConfig:
         _one_of("precision", self.precision, get_args(Precision))
         _one_of("matmul", self.matmul, get_args(Matmul))
         _one_of("kind", self.kind, get_args(Kind))
+        _one_of("features", self.features, get_args(Features))
         self._check_table()
         _ = self.device_bytes
         if self.swept and self.seeds > 1:
             raise UsageError(f"sweep: expected with one seed, found {self.seeds}")
-        for name in ("epochs", "batch_size", "seeds", "segments", "keep_checkpoints"):
+        for name in ("epochs", "batch_size", "seeds", "segments", "keep_checkpoints", "members", "bins", "embedding"):
             _whole_number(name, getattr(self, name), least=1)
         _whole_number("seed", self.seed, least=0)
         if self.patience is not None:
@@ -197,7 +213,7 @@ class TrainConfig:
                 raise UsageError(f"{name}: expected a rate in [0, 1), found {rate}")
         if self.validation is not None and not 0.0 <= self.validation < 1.0:
             raise UsageError(f"validation: expected a share in [0, 1), found {self.validation}")
-        for name in ("warmup", "weight_decay", "step_decay"):
+        for name in ("warmup", "weight_decay", "step_decay", "adversarial"):
             _number(name, getattr(self, name), above=False)
         for name in ("step_epochs", "clip_norm"):
             _number(name, getattr(self, name), above=True)

@@ -120,7 +120,7 @@ def train_segment(
 
 
 def evaluate(learner: Learner, plan: Plan, length: int, state: TrainState, data: Arrays, device: jax.Array) -> Sums:
-    """The sums over the samples of each of ``length`` batches, from the first or a chunk's first; see ``train_segment``."""
+    """The sums over the samples of each of ``length`` batches, from the first or the chunk's; see ``train_segment``."""
     first = 0 if data.first is None else data.first
 
     def body(nothing: None, step: jax.Array) -> tuple[None, Sums]:

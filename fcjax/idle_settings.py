@@ -56,12 +56,27 @@ CONDITIONS = (
     Condition(
         ("model",),
         lambda config: config.task != "table" or config.model != "article",
-        "expected mlp for a table, found {model}, which has a network for images and one for prices",
+        "expected mlp or tabular for a table, found {model}, which has a network for images and one for prices",
     ),
     Condition(
         ("hidden", "activation"),
         lambda config: config.task == "table" or config.model != "article",
-        "expected with --model mlp, found with the model {model}, whose layers are given",
+        "expected with --model mlp or tabular, found with the model {model}, whose layers are given",
+    ),
+    Condition(
+        ("activation",),
+        lambda config: config.model != "tabular",
+        "expected with --model mlp, found with {model}, which has relu",
+    ),
+    Condition(
+        ("members", "embedding"),
+        lambda config: config.model == "tabular",
+        "expected with --model tabular, found with the model {model}",
+    ),
+    Condition(
+        ("bins",),
+        lambda config: config.model == "tabular" or config.features == "pieces",
+        "expected with --model tabular or --features pieces, found with the model {model} and features {features}",
     ),
     Condition(
         ("validation",),

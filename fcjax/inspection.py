@@ -42,6 +42,7 @@ def inspect_run(folder: Path, out: Path | None = None, say: Callable[[str], None
     from fcjax import plots
 
     run = load_run(folder)
+    history = _history(folder / "metrics.jsonl")
     dataset = load_data(_config(run))[0]
     out = out or folder / "plots"
     try:
@@ -61,10 +62,17 @@ def inspect_run(folder: Path, out: Path | None = None, say: Callable[[str], None
     files.append(out / "activations.png")
     plots.activation_histogram(activations, files[-1])
     files.append(out / "curves.png")
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    plots.curves([json.loads(line) for line in lines], files[-1])
+    plots.curves(history, files[-1])
     files.append(_draw_test(run, dataset, out))
     return files
+
+
+def _history(file: Path) -> list[dict[str, Any]]:
+    """What was written after each epoch."""
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: expected a line of JSON for each epoch, found: {error}") from None
 
 
 def _config(run: Run) -> TrainConfig:

@@ -46,7 +46,7 @@ def figures(sums: dict[str, Any], dataset: "Dataset", targets: np.ndarray) -> di
 
     Returns:
         ``loss`` (mean per sample, of the scaled target) and ``accuracy``, or ``rmse``, ``mae`` and ``r2`` in the
-        target's own unit.
+        target's own unit; no ``r2`` of targets that are all the same, which have none.
     """
     count = int(sums["count"])
     if not count:  # every step was skipped, by an overflow in float16
@@ -59,13 +59,10 @@ def figures(sums: dict[str, Any], dataset: "Dataset", targets: np.ndarray) -> di
     absolute = np.asarray(sums["absolute"], np.float64) * unit
     exact = targets.astype(np.float64)
     spread = np.square(exact - exact.mean(axis=0)).sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a constant target has no R2: NaN or -inf
-        r2 = 1.0 - squared / spread
-    return result | {
-        "rmse": float(np.sqrt(squared.mean() / count)),
-        "mae": float(absolute.mean() / count),
-        "r2": float(r2.mean()),
-    }
+    result |= {"rmse": float(np.sqrt(squared.mean() / count)), "mae": float(absolute.mean() / count)}
+    if not (exact.max(axis=0) > exact.min(axis=0)).all():
+        return result
+    return result | {"r2": float((1.0 - squared / spread).mean())}
 
 
 def describe(values: dict[str, float]) -> str:

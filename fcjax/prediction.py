@@ -1,6 +1,7 @@
 """A finished run, loaded again: its models, the inputs they expect, and what they predict."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from fcjax.config import UsageError
-from fcjax.datasets import Dataset, Preprocessing, Scaling
+from fcjax.datasets import DataError, Dataset, Preprocessing, Scaling
+from fcjax.datasets.features import Encoding, from_json
 from fcjax.tasks import ModelSpec
 
 __all__ = ["Run", "describe_run", "load_run"]
@@ -35,7 +37,7 @@ class Run:
         models: one per replica, in evaluation mode.
         task: ``"classification"`` or ``"regression"``.
         input_shape: of one sample.
-        input_scaling, target_scaling: as the network sees inputs and targets; None for as they are.
+        input_scaling, target_scaling: how the network sees inputs (perhaps encoded) and targets; None for as they are.
         classes: names of the classes, empty in regression.
         preprocessing: of the user's own table, else None.
     """
@@ -46,7 +48,7 @@ class Run:
     models: list[nnx.Module] = field(repr=False)
     task: str
     input_shape: tuple[int, ...]
-    input_scaling: Scaling | None = field(repr=False)
+    input_scaling: Scaling | Encoding | None = field(repr=False)
     target_scaling: Scaling | None = field(repr=False)
     classes: tuple[str, ...]
     preprocessing: Preprocessing | None = field(repr=False)
@@ -65,13 +67,16 @@ class Run:
         Raises:
             UsageError: another shape, or values that are not finite.
         """
-        expected = (len(inputs), *self.input_shape)
-        flat = (len(inputs), int(np.prod(self.input_shape)))
-        if inputs.shape not in (expected, flat):
+        if inputs.dtype.kind not in "buif" or not inputs.size:
+            raise UsageError(f"inputs: expected samples of real numbers, found {inputs.dtype} of shape {inputs.shape}")
+        count = len(inputs) if inputs.ndim else 1
+        expected = (count, *self.input_shape)
+        if inputs.shape not in (expected, (count, math.prod(self.input_shape))):
             raise UsageError(
                 f"inputs: expected shape (n, {', '.join(map(str, self.input_shape))}), found {inputs.shape}"
             )
-        x = np.asarray(inputs.reshape(expected), np.float32)
+        with np.errstate(over="ignore"):  # what float32 can't hold is infinite, and refused
+            x = np.asarray(inputs.reshape(expected), np.float32)
         if not np.isfinite(x).all():
             row = int(np.argwhere(~np.isfinite(x))[0][0])
             raise UsageError(f"inputs: expected finite numbers, found others in row {row}")
@@ -103,17 +108,15 @@ class Run:
 def describe_run(spec: ModelSpec, dataset: Dataset, preprocessing: Preprocessing | None) -> dict[str, str]:
     """Files, name -> text, that ``load_run`` needs besides settings and weights."""
 
-    def scaling(s: Scaling | None) -> dict[str, Any] | None:
-        return None if s is None else {"mean": s.mean.tolist(), "std": s.std.tolist()}
-
+    seen, measured = dataset.encoding or dataset.input_scaling, dataset.target_scaling
     names = preprocessing.target.classes if preprocessing else tuple(str(k) for k in range(dataset.classes or 0))
     record = {
         "format": FORMAT,
         "task": dataset.task,
         "model": spec.to_json(),
         "input_shape": list(dataset.train.inputs.shape[1:]),
-        "input_scaling": scaling(dataset.input_scaling),
-        "target_scaling": scaling(dataset.target_scaling),
+        "input_scaling": None if seen is None else seen.to_json(),
+        "target_scaling": None if measured is None else measured.to_json(),
         "classes": list(names),
     }
     files = {MODEL: json.dumps(record, indent=2) + "\n"}
@@ -130,15 +133,25 @@ def load_run(path: str | PathLike[str]) -> Run:
         UsageError: there is no finished run, or a file is damaged.
     """
     folder = Path(path)
+    try:
+        return _loaded(folder)
+    except (UsageError, DataError):
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a field is missing, or is another thing
+        raise UsageError(
+            f"{folder / MODEL}: expected the description of a run, found one that is damaged "
+            f"({type(error).__name__}: {error})"
+        ) from None
+
+
+def _loaded(folder: Path) -> Run:
     config, record = (_read_json(folder / name) for name in ("config.json", MODEL))
     if record.get("format") != FORMAT:
         raise UsageError(f"{folder / MODEL}: expected the format {FORMAT!r}, found {record.get('format')!r}")
     spec = ModelSpec(**record["model"])
-    preprocessing = Preprocessing.load(folder / PREPROCESSING) if (folder / PREPROCESSING).exists() else None
+    preprocessing = Preprocessing.load(folder / PREPROCESSING) if config["task"] == "table" else None
 
-    def scaling(values: dict[str, Any] | None) -> Scaling | None:
-        return None if values is None else Scaling(np.asarray(values["mean"]), np.asarray(values["std"]))
-
+    seen, measured = record["input_scaling"], record["target_scaling"]
     return Run(
         folder,
         config,
@@ -146,8 +159,8 @@ def load_run(path: str | PathLike[str]) -> Run:
         _read_models(folder / WEIGHTS, spec),
         record["task"],
         tuple(record["input_shape"]),
-        scaling(record["input_scaling"]),
-        scaling(record["target_scaling"]),
+        None if seen is None else from_json(seen),
+        None if measured is None else Scaling(**measured),
         tuple(record["classes"]),
         preprocessing,
     )

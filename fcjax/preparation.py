@@ -44,6 +44,7 @@ def prepare(
         _training_loss(loss, config),
         config.input_dropout,
         config.ema,
+        config.adversarial,
     )
     return learner, state, name
 

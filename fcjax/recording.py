@@ -16,6 +16,7 @@ from fcjax.datasets import Dataset
 from fcjax.resume import fingerprint, refuse_other_settings
 from fcjax.run import Run
 from fcjax.run_directory import RunDirectory
+from fcjax.tensorboard import TensorBoard, refuse_without_writer
 from fcjax.train_state import TrainState
 
 __all__ = ["Recorder", "named_arrays"]
@@ -34,6 +35,9 @@ class Recorder:
         self._checkpoints = Checkpoints(directory.checkpoints, config.keep_checkpoints)
         self._saved = time.monotonic()
         self._data = ""
+        self._board: TensorBoard | None = None
+        if config.tensorboard:
+            refuse_without_writer()
         recorded = directory.recorded() if config.resume else None
         self._resumes = recorded is not None
         if recorded is None:
@@ -53,8 +57,12 @@ class Recorder:
             UsageError: the checkpoint is of another model or of other data.
         """
         self._data = fingerprint(dataset)
-        if not self._resumes:
-            return
+        if self._resumes:
+            self._go_on(run, dataset, say)
+        if self._config.tensorboard:
+            self._board = TensorBoard(self._directory.path / "tensorboard", run.epoch)
+
+    def _go_on(self, run: Run, dataset: Dataset, say: Callable[[str], None]) -> None:
         snapshot = self._checkpoints.newest(warn=lambda message: say(f"warning: {message}"))
         if snapshot is None:
             say(f"no checkpoint in {self._directory.path}: begins at the start")
@@ -72,6 +80,8 @@ class Recorder:
         """Writes what is due: a line of metrics after an epoch, and perhaps a checkpoint."""
         if epoch_ended:
             self._directory.append_metrics(run.history[-1])
+            if self._board:
+                self._board.write(run.history[-1], run.seeds)
         every = self._config.checkpoint_every
         due = epoch_ended and every is not None and run.epoch % every == 0
         if due or time.monotonic() - self._saved >= self._config.checkpoint_seconds or run.finished:
@@ -94,6 +104,8 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._board:
+            self._board.close()
         with suppress(CheckpointError):  # what ended the run matters more
             self.wait()
 

@@ -30,6 +30,7 @@ FREE = {
     "run_dir",
     "segments",
     "strategy",
+    "tensorboard",
 }
 
 

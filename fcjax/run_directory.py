@@ -81,13 +81,15 @@ class RunDirectory:
         for rest in self.path.glob(".*.tmp"):
             rest.unlink(missing_ok=True)
         self._write_json(CONFIG, config)
-        self._write(METRICS, lambda path: path.write_text("".join(json.dumps(line) + "\n" for line in history)))
+        text = "".join(self._line(METRICS, line) + "\n" for line in history)
+        self._write(METRICS, lambda path: path.write_text(text))
 
     def append_metrics(self, line: dict[str, object]) -> None:
         """Adds one line to ``metrics.jsonl``."""
+        text = self._line(METRICS, line) + "\n"
         try:
             with (self.path / METRICS).open("ab", buffering=0) as log:
-                log.write((json.dumps(line) + "\n").encode())  # in one piece
+                log.write(text.encode())  # in one piece
         except OSError as error:
             raise self._unwritable(METRICS, error) from error
 
@@ -104,7 +106,19 @@ class RunDirectory:
         return UsageError(f"{self.path / name}: can't be written: {getattr(error, 'strerror', None) or error}")
 
     def _write_json(self, name: str, value: dict[str, Any]) -> None:
-        self._write(name, lambda path: path.write_text(json.dumps(value, indent=2) + "\n"))
+        text = self._line(name, value, indent=2) + "\n"
+        self._write(name, lambda path: path.write_text(text))
+
+    def _line(self, name: str, value: dict[str, Any], indent: int | None = None) -> str:
+        """``value`` as JSON, which has no word for what is not a number."""
+        try:
+            return json.dumps(value, indent=indent, allow_nan=False)
+        except ValueError:
+            wrong = [key for key, part in value.items() if not _is_finite(part)]
+            raise UsageError(
+                f"{self.path / name}: expected finite figures, found others under {', '.join(wrong)}; a lower learning "
+                "rate may help"
+            ) from None
 
     def _write(self, name: str, write: Callable[[Path], object]) -> None:
         """To a temporary file that is then renamed: whoever reads sees the old file or the new one, never a part."""
@@ -122,3 +136,11 @@ class RunDirectory:
             if isinstance(error, OSError | SafetensorError):
                 raise self._unwritable(name, error) from error
             raise
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from fcjax.config import TrainConfig, UsageError
-from fcjax.datasets import DataError, Dataset, Preprocessing, hold_out, load, load_table
+from fcjax.datasets import DataError, Dataset, Preprocessing, hold_out, load, load_table, with_features
 
 __all__ = ["load_data", "refuse_for_data", "sized_for"]
 
@@ -20,7 +20,7 @@ def load_data(config: TrainConfig) -> tuple[Dataset, Preprocessing | None]:
     if config.task == "table":
         if config.file is None or config.target is None:
             raise DataError("table: expected a file and a target")
-        return load_table(
+        dataset, preprocessing = load_table(
             config.file,
             config.target,
             task=config.kind,
@@ -30,10 +30,11 @@ def load_data(config: TrainConfig) -> tuple[Dataset, Preprocessing | None]:
             ignore=config.ignore,
             missing=config.missing,
         )
-    dataset = load(config.task, config.data_dir, config.seed)
-    if config.validation:
-        dataset = hold_out(dataset, max(1, round(config.validation * len(dataset.train))), config.seed)
-    return dataset, None
+    else:
+        dataset, preprocessing = load(config.task, config.data_dir, config.seed), None
+        if config.validation:
+            dataset = hold_out(dataset, max(1, round(config.validation * len(dataset.train))), config.seed)
+    return with_features(dataset, config.features, config.bins), preprocessing
 
 
 def refuse_for_data(config: TrainConfig, dataset: Dataset) -> None:

@@ -9,9 +9,10 @@ from flax import nnx
 
 from fcjax.activations import get_activation
 from fcjax.config import TrainConfig, UsageError
-from fcjax.datasets import Dataset
+from fcjax.datasets import Dataset, Pieces
 from fcjax.losses import Loss, cross_entropy, negative_log_likelihood, squared_error
 from fcjax.models import MLP, MNISTClassifier, Regressor
+from fcjax.tabular import TabularNet
 
 __all__ = ["ModelSpec", "model_and_loss", "model_spec"]
 
@@ -19,6 +20,7 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
     "MLP": MLP,
     "MNISTClassifier": MNISTClassifier,
     "Regressor": Regressor,
+    "TabularNet": TabularNet,
 }
 
 
@@ -46,9 +48,12 @@ def model_spec(config: TrainConfig, dataset: Dataset) -> ModelSpec:
     """The network for ``dataset``.
 
     Raises:
-        UsageError: an unknown activation.
+        UsageError: an unknown activation, or a model for tables where there are images.
     """
-    features = math.prod(dataset.train.inputs.shape[1:])
+    if config.model == "tabular":
+        return _tabular(config, dataset)
+    encoding, shape = dataset.encoding, dataset.train.inputs.shape[1:]
+    features = math.prod(encoding.apply(dataset.train.inputs[:1]).shape if encoding else shape)
     outputs = dataset.classes or dataset.train.targets.shape[1]
     images = dataset.task == "classification" and config.task != "table"
     mlp = config.model == "mlp" or config.task == "table"
@@ -63,6 +68,28 @@ def model_spec(config: TrainConfig, dataset: Dataset) -> ModelSpec:
     if images:
         return ModelSpec("MNISTClassifier", {"dropout": dropout})
     return ModelSpec("Regressor", {"input_size": features, "dropout": dropout})
+
+
+def _tabular(config: TrainConfig, dataset: Dataset) -> ModelSpec:
+    """The network for columns of numbers, with the bins of the training part."""
+    inputs = dataset.train.inputs
+    if inputs.ndim != 2:
+        raise UsageError(
+            f"model: expected columns of numbers with tabular, found {dataset.name} with inputs of shape "
+            f"{inputs.shape[1:]}"
+        )
+    scaling = dataset.encoding or dataset.input_scaling
+    seen = inputs if scaling is None else scaling.apply(inputs)
+    arguments = {
+        "edges": Pieces.fit(seen, config.bins).edges,
+        "outputs": dataset.classes or dataset.train.targets.shape[1],
+        "hidden": config.hidden,
+        "members": config.members,
+        "embedding": config.embedding,
+        "dropout": 0.1 if config.dropout is None else config.dropout,
+        "classes": dataset.classes is not None,
+    }
+    return ModelSpec("TabularNet", arguments)
 
 
 def model_and_loss(config: TrainConfig, dataset: Dataset) -> tuple[ModelSpec, Loss]:

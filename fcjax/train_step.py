@@ -22,8 +22,8 @@ __all__ = ["ORDER", "Batch", "Learner", "stream_key"]
 
 # Streams of a run's key: one for the order of samples (by epoch), one for dropout (by step).
 ORDER, DROPOUT = 0, 1
-# Tells the inputs' dropout from that of the layers, which count from 0.
-INPUTS = 2**16
+# Tell what happens to the inputs from the dropout of the layers, which count from 0.
+INPUTS, ADVERSARY = 2**16, 2**16 + 1
 
 
 def stream_key(key: jax.Array, stream: int, position: jax.Array) -> jax.Array:
@@ -66,6 +66,10 @@ class Learner:
         training_loss: what training minimises, where that is not ``loss`` itself.
         input_dropout: rate at which inputs are set to 0 while training.
         average_decay: of the moving average of the parameters, where the state has one.
+        adversarial: how far training inputs are moved at most; see ``_moved``.
+
+    A model that gives several answers to a sample while training, ``(batch, members, outputs)``, is trained on the mean
+    of their losses.
     """
 
     model: PureModel
@@ -79,6 +83,7 @@ class Learner:
     training_loss: Loss | None = None
     input_dropout: float = 0.0
     average_decay: float = 0.0
+    adversarial: float = 0.0
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         """One update with the gradient of ``Σ loss / count`` over the global batch.
@@ -109,6 +114,8 @@ class Learner:
         scale = state.loss_scale
         if self.input_dropout:
             x = drop(x, self.input_dropout, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, INPUTS))
+        if self.adversarial:
+            x = self._moved(state, x, y, keys)
 
         def objective(params: Any) -> tuple[jax.Array, tuple[Sums, Any]]:
             with whole_batch(batch.mask, self.axis_name):
@@ -132,6 +139,27 @@ class Learner:
             outputs = self.model.evaluate(self.policy.cast(state.evaluated), state.buffers, x)
         return self._measure(outputs, y, batch, self.loss)
 
+    def _moved(self, state: TrainState, x: jax.Array, y: jax.Array, keys: jax.Array) -> jax.Array:
+        """Inputs ``x + u r √d g/‖g‖``: moved along the gradient g of each sample's own loss, ``u ~ U(0, 1)``.
+
+        With ``r`` the setting ``adversarial`` and ``d`` the number of inputs of a sample, so that the root mean square
+        of the change is ``u r``. The gradient is that of the net in evaluation mode, where no sample sees another.
+        After Goodfellow et al. 2015 and, for the norm, Miyato et al. 2018; the random distance is in place of a second
+        pass over samples as they are.
+        """
+        params = self.policy.cast(state.params)
+
+        def objective(x: jax.Array) -> jax.Array:
+            return self._losses(self.model.evaluate(params, state.buffers, x), y, self.loss).sum()
+
+        with self.policy.products(), whole_batch(None, None):
+            gradient = jax.grad(objective)(x).astype(state_dtype(state))
+        rows = gradient.reshape(len(x), -1)
+        norm = jnp.sqrt(jnp.square(rows).sum(axis=1))
+        distance = self.adversarial * rows.shape[1] ** 0.5 * jax.vmap(_uniform)(keys).astype(norm.dtype)
+        step = jnp.where(norm > 0, distance / jnp.where(norm > 0, norm, 1), 0)
+        return x + (rows * step[:, None]).reshape(x.shape).astype(x.dtype)
+
     def total(self, tree: Any) -> Any:
         """Sum over the devices."""
         return tree if self.axis_name is None else jax.lax.psum(tree, self.axis_name)
@@ -149,7 +177,7 @@ class Learner:
         chex.assert_shape([batch.rows, batch.mask], (rows,))
         chex.assert_type([batch.rows, batch.mask, batch.count], [int, bool, int])
         chex.assert_equal(batch.inputs.shape[0], rows)
-        dtype = jnp.result_type(*jax.tree.leaves(state.params))
+        dtype = state_dtype(state)
         x = self.policy.cast(_scale(batch.inputs.astype(dtype), self.input_scaling))
         if self.task == "classification":
             return x, batch.targets
@@ -162,11 +190,32 @@ class Learner:
         return jax.tree.map(lambda a, p: (a + (1 - decay) * (p - a)).astype(a.dtype), state.average, params)
 
     def _measure(self, outputs: jax.Array, targets: jax.Array, batch: Batch, loss: Loss) -> Sums:
-        outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))  # no loss in half precision
-        losses = loss(outputs, targets)
+        losses = self._losses(outputs, targets, loss)
         chex.assert_shape(losses, batch.rows.shape)
         chex.assert_type(losses, jnp.floating)
-        return measure(self.task, outputs, targets, losses, batch.mask)
+        return measure(self.task, _together(outputs), targets, losses, batch.mask)
+
+    def _losses(self, outputs: jax.Array, targets: jax.Array, loss: Loss) -> jax.Array:
+        """One number per sample; of several answers to it, the mean of their losses."""
+        outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))  # no loss in half precision
+        if outputs.ndim == 3:  # (batch, members, outputs)
+            return jax.vmap(loss, in_axes=(1, None))(outputs, targets).mean(axis=0)
+        return loss(outputs, targets)
+
+
+def state_dtype(state: TrainState) -> Any:
+    """The precision of the parameters."""
+    return jnp.result_type(*jax.tree.leaves(state.params))
+
+
+def _together(outputs: jax.Array) -> jax.Array:
+    """One answer per sample, ``(batch, outputs)``, in no less than float32."""
+    outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+    return outputs.mean(axis=1) if outputs.ndim == 3 else outputs
+
+
+def _uniform(key: jax.Array) -> jax.Array:
+    return jax.random.uniform(jax.random.fold_in(key, ADVERSARY))
 
 
 def _scale(x: jax.Array, scaling: "Scaling | None") -> jax.Array:

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from fcjax.config import TrainConfig
-from fcjax.datasets import Dataset
+from fcjax.datasets import Dataset, with_computed_features
 from fcjax.distributed import connect, explaining_a_lost_process, refuse_disagreement
 from fcjax.ensemble import ensemble_figures
 from fcjax.feeding import Streamed
@@ -90,6 +90,7 @@ def fit(
     refuse_for_data(config, dataset)
     started = time.perf_counter()
     connect(config)
+    dataset = with_computed_features(dataset)
     refuse_disagreement(config, dataset)
     parallel = make_parallel(config.strategy, config.devices)
     learner, state, name = prepare(model, dataset, config, loss or default_loss(dataset.task), parallel.axis_name)

@@ -7,7 +7,7 @@ import numpy as np
 
 from compare.checks.judge import compare_runs, judge
 from compare.evidence import Evidence
-from compare.legs.run import Flow, Run, flow
+from compare.legs.run import Flow, Run, flow, zeros_for_none
 from compare.result import CheckResult, Leaf
 from compare.structure import flatten
 
@@ -86,16 +86,13 @@ def _without_none(item: Evidence) -> Evidence:
 
 def _filled(run: Run, item: Evidence) -> Run:
     """``run`` with zeros for gradients that do not flow, and for parameters that the leg does not list."""
-    weights = item.case.weights
-    parameters = {
-        name: np.zeros(weights[name].shape) if (g := run.parameter_gradients.get(name)) is None else g
-        for name in item.reference.parameter_gradients
-    }
-    inputs = {
-        path: np.zeros(_input_shape(item, path)) if (g := run.input_gradients.get(path)) is None else g
-        for path in item.flax.input_gradients  # none for a Flax call of its own
-    }
-    return dataclasses.replace(run, parameter_gradients=parameters, input_gradients=inputs)
+    parameters = {name: item.case.weights[name].shape for name in item.reference.parameter_gradients}
+    inputs = {path: _input_shape(item, path) for path in item.flax.input_gradients}  # none for a Flax call of its own
+    return dataclasses.replace(
+        run,
+        parameter_gradients=zeros_for_none(run.parameter_gradients, parameters),
+        input_gradients=zeros_for_none(run.input_gradients, inputs),
+    )
 
 
 def _input_shape(item: Evidence, path: str) -> tuple[int, ...]:

@@ -91,14 +91,18 @@ def judge(name: str, found: Sequence[tuple[Evidence, Sequence[Leaf]]], what: str
         shown = tuple((leaves | {leaf.path: leaf for leaf in apart}).values())
         return CheckResult(name, "failed" if strict else "noted", detail, shown)
     if conceded:
-        return CheckResult(name, "noted", f"{len(leaves)} {what} agree, but {'; '.join(conceded)}", shown)
+        return CheckResult(name, "noted", f"{_counted(leaves, what)}, but {'; '.join(conceded)}", shown)
     if rounded:
         names = ", ".join(dict.fromkeys(name for item, _ in found for name in item.constant_names))
         constants = "constants of lower precision in the port"
         detail = f"{len(rounded)} of {len(leaves)} {what} agree but for {constants}: {names}"
         return CheckResult(name, "constants", detail, shown)
-    detail = f"{len(leaves)} {what} agree over {len(found)} cases, largest relative difference"
+    detail = f"{_counted(leaves, what)} over {len(found)} cases, largest relative difference"
     return CheckResult(name, "passed", f"{detail} {largest_relative(leaves):.1e}", shown)
+
+
+def _counted(leaves: Sequence[Leaf] | Mapping[str, Leaf], what: str) -> str:
+    return f"1 {what.removesuffix('s')} agrees" if len(leaves) == 1 else f"{len(leaves)} {what} agree"
 
 
 def _circumstances(found: Sequence[tuple[Evidence, Sequence[Leaf]]]) -> list[str]:

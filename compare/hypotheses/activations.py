@@ -7,42 +7,61 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from compare.hypotheses.edit import CallSite, Replacement
-from compare.hypotheses.variant import Maker, Variant, first, identity, through
+from compare.hypotheses.call_arguments import Replacement
+from compare.hypotheses.edit import CallSite
+from compare.hypotheses.variant import Knob, Maker, Variant, first, identity, through
 
-__all__ = ["ACTIVATIONS"]
+__all__ = ["ACTIVATIONS", "FUNCTIONS", "activation_knobs"]
 
-_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": torch.relu,
     "gelu": F.gelu,
+    "the tanh form of gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "the sigmoid form of gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "silu": F.silu,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
     "elu": F.elu,
-    "softplus": F.softplus,
+    "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
     "leaky_relu": F.leaky_relu,
     "mish": F.mish,
     "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid,
     "relu6": F.relu6,
     "selu": F.selu,
+    "celu": F.celu,
     "hardtanh": F.hardtanh,
     "softsign": F.softsign,
+    "logsigmoid": F.logsigmoid,
+    "tanhshrink": F.tanhshrink,
+    "exp": torch.exp,
+    "abs": torch.abs,
+    "square": torch.square,
+    "sqrt": lambda x: x.clamp_min(0).sqrt(),
 }
-_SLOPES = (0.01, 0.1, 0.2, 0.3, 0.05, 0.001, 0.25, 1 / 5.5)
+"""Elementwise functions that a port may take for one another."""
+
+_NAMED: tuple[str, ...] = (
+    "relu",
+    "gelu",
+    "silu",
+    "tanh",
+    "sigmoid",
+    "elu",
+    "softplus",
+    "leaky_relu",
+    "mish",
+    "hardswish",
+)
+_NAMED += ("hardsigmoid", "relu6", "selu", "celu", "hardtanh", "softsign", "logsigmoid", "prelu", "relu_")
 
 
 def _activation(site: CallSite) -> Iterator[Variant]:
     name = site.function
     yield "activation_missing", f"{name} is left out", f"apply {name} there", identity
-    for other, function in _ACTIVATIONS.items():
-        if other != name:
+    for other, function in FUNCTIONS.items():
+        if other != name and not (name == "gelu" and "tanh form" in other):
             yield "activation_swapped", f"{other} stands where torch has {name}", f"use {name}", through(function)
-    yield (
-        "activation_swapped",
-        f"the sigmoid form of GELU stands where torch has {name}",
-        f"use {name}",
-        through(lambda x: x * torch.sigmoid(1.702 * x)),
-    )
 
 
 def _gelu(site: CallSite) -> Iterator[Variant]:
@@ -60,21 +79,6 @@ def _gelu(site: CallSite) -> Iterator[Variant]:
     )
 
 
-def _slope(site: CallSite) -> Iterator[Variant]:
-    for slope in _SLOPES:
-        yield (
-            "leaky_slope",
-            f"the negative slope is {slope:g}, torch's is another",
-            "pass negative_slope as torch has it",
-            through(functools.partial(F.leaky_relu, negative_slope=slope)),
-        )
-
-
-def _elu(site: CallSite) -> Iterator[Variant]:
-    for alpha in (0.5, 1.0, 2.0, 1.67326):
-        yield "elu_alpha", f"alpha is {alpha:g}", "pass torch's alpha", through(functools.partial(F.elu, alpha=alpha))
-
-
 def _softplus(site: CallSite) -> Iterator[Variant]:
     yield (
         "softplus_threshold",
@@ -82,6 +86,39 @@ def _softplus(site: CallSite) -> Iterator[Variant]:
         "nothing, if 2e-9 does not matter: torch approximates here",
         through(lambda x: torch.logaddexp(x, torch.zeros_like(x))),
     )
+
+
+def _prelu(site: CallSite) -> Iterator[Variant]:
+    def shared(func: Any, args: Any, kwargs: Any) -> Any:
+        return func(args[0], args[1][:1])
+
+    def along_last(func: Any, args: Any, kwargs: Any) -> Any:
+        return torch.where(args[0] > 0, args[0], args[1] * args[0])
+
+    yield "prelu_shared", "one slope serves all channels", "one slope per channel", shared
+    yield "prelu_axis", "the slopes run along the last axis", "along the channels", along_last
+
+
+def activation_knobs(site: CallSite) -> Iterator[Knob]:
+    """A slope or a sharpness of any value."""
+    if site.function in ("relu", "leaky_relu", "relu_"):
+        slope = float(site.arguments.get("negative_slope", 0.0))
+        yield Knob(
+            lambda _: "leaky_slope",
+            lambda value: f"the negative slope is {value}, torch's is {slope:g}",
+            f"negative_slope={slope:g}",
+            lambda value: through(functools.partial(F.leaky_relu, negative_slope=value)),
+            start=slope,
+        )
+    if site.function in ("silu", "sigmoid", "gelu"):
+        gates = site.function != "sigmoid"
+        yield Knob(
+            lambda _: "activation_beta",
+            lambda value: f"{site.function} is computed by sigmoid({value} x)",
+            f"use {site.function} as torch defines it",
+            lambda value: through(lambda x: (x if gates else 1) * torch.sigmoid(value * x)),
+            start=1.7 if site.function == "gelu" else 1.0,
+        )
 
 
 def _softmax(site: CallSite) -> Iterator[Variant]:
@@ -96,6 +133,12 @@ def _softmax(site: CallSite) -> Iterator[Variant]:
         lambda func, args, kwargs: other(first(args, kwargs), _dim(args, kwargs)),
     )
     yield f"{here}_missing", f"{here} is left out", f"apply jax.nn.{here}", identity
+    yield (
+        "sigmoid_for_softmax",
+        f"a sigmoid stands where torch has {here}",
+        f"use jax.nn.{here}",
+        through(F.logsigmoid if log else torch.sigmoid),
+    )
     for axis in range(len(site.shapes[0]) if site.shapes else 0):
         yield (
             "softmax_axis",
@@ -103,6 +146,12 @@ def _softmax(site: CallSite) -> Iterator[Variant]:
             f"pass torch's axis to jax.nn.{here}",
             _along(same, axis),
         )
+    yield (
+        "softmax_axis",
+        f"{here} runs over all axes but the first together",
+        f"pass torch's axis to jax.nn.{here}",
+        through(lambda x: same(x.flatten(1), -1).reshape(x.shape)),
+    )
 
 
 def _along(function: Callable[..., torch.Tensor], axis: int) -> Replacement:
@@ -115,11 +164,10 @@ def _dim(args: Any, kwargs: Any) -> int:
 
 
 ACTIVATIONS: dict[str, tuple[Maker, ...]] = {
-    **dict.fromkeys(_ACTIVATIONS, (_activation,)),
+    **dict.fromkeys(_NAMED, (_activation,)),
     "gelu": (_gelu, _activation),
-    "leaky_relu": (_slope, _activation),
-    "elu": (_elu, _activation),
     "softplus": (_softplus, _activation),
+    "prelu": (_prelu, _activation),
     "softmax": (_softmax,),
     "log_softmax": (_softmax,),
 }

@@ -5,12 +5,11 @@ from typing import Any
 
 import torch
 
-from compare.hypotheses.edit import CallSite, Replacement
-from compare.hypotheses.variant import EPSILONS, Maker, Variant, first, identity
+from compare.hypotheses.call_arguments import Replacement
+from compare.hypotheses.edit import CallSite
+from compare.hypotheses.variant import Maker, Variant, after, first, identity, on_operand, through
 
-__all__ = ["ARITHMETIC", "constants", "stopped_gradient"]
-
-_TAKES_CONSTANTS = {"add", "mul", "div", "sub", "rsub", "pow", "clamp", "maximum", "minimum", "true_divide", "__rsub__"}
+__all__ = ["ARITHMETIC"]
 
 
 def _flatten(site: CallSite) -> Iterator[Variant]:
@@ -26,14 +25,14 @@ def _flatten(site: CallSite) -> Iterator[Variant]:
 
 
 def _reduction(site: CallSite) -> Iterator[Variant]:
-    pairs = {"mean": "sum", "sum": "mean", "amax": "mean", "amin": "mean"}
-    other = pairs[site.function]
-    yield (
-        f"{other}_for_{site.function}",
-        f"{other} stands where torch has {site.function}",
-        f"use jnp.{site.function}",
-        lambda func, args, kwargs: getattr(torch, other)(*args, **kwargs),
-    )
+    for other in ("sum", "mean", "amax"):
+        if other != site.function:
+            yield (
+                f"{other}_for_{site.function}",
+                f"{other} stands where torch has {site.function}",
+                f"use jnp.{site.function}",
+                lambda func, args, kwargs, other=other: getattr(torch, other)(*args, **kwargs),  # type: ignore[misc]
+            )
     for axis in range(len(site.shapes[0]) if site.shapes else 0):
         yield (
             "reduction_axis",
@@ -52,6 +51,10 @@ def _over_axis(axis: int) -> Replacement:
 
 
 def _variance(site: CallSite) -> Iterator[Variant]:
+    if site.function == "var":
+        yield "deviation_for_variance", "std stands where torch has var", "jnp.var", after(torch.sqrt)
+    else:
+        yield "variance_for_deviation", "var stands where torch has std", "jnp.std", after(torch.square)
     for correction, word in ((0, "n"), (1, "n - 1")):
         yield (
             "variance_correction",
@@ -75,6 +78,14 @@ def _addition(site: CallSite) -> Iterator[Variant]:
         yield "term_missing", "the first term is not added", "add both terms", lambda f, a, k: 0 * a[0] + a[1]
         yield "term_sign", "the second term is subtracted", "add it", lambda f, a, k: a[0] - a[1]
         yield "term_doubled", "the first term is added twice", "add it once", lambda f, a, k: 2 * a[0] + a[1]
+        yield "term_doubled", "the second term is added twice", "add it once", lambda f, a, k: a[0] + 2 * a[1]
+        yield "product_for_sum", "the product stands where torch adds", "add", lambda f, a, k: a[0] * a[1]
+        yield (
+            "sum_averaged",
+            "the mean of both terms stands where torch adds",
+            "add",
+            lambda f, a, k: (a[0] + a[1]) / 2,
+        )
 
 
 def _subtraction(site: CallSite) -> Iterator[Variant]:
@@ -85,10 +96,21 @@ def _subtraction(site: CallSite) -> Iterator[Variant]:
 
 
 def _product(site: CallSite) -> Iterator[Variant]:
-    yield "factor_missing", "the factor is left out", "multiply by it", lambda f, a, k: _broadcast(a, a[0])
+    word = "divide" if "div" in site.function else "multiply"
+    yield "factor_missing", f"{site.function} is left out", f"{word} by it", lambda f, a, k: _broadcast(a, a[0])
     if len(site.shapes) == 2:
         yield "factor_missing", "the first factor is left out", "multiply by it", lambda f, a, k: _broadcast(a, a[1])
-        if site.function == "mul":
+        if site.function in ("div", "true_divide"):
+            yield "factor_inverted", "the factor multiplies, torch divides by it", "divide", lambda f, a, k: a[0] * a[1]
+            yield "term_order", "the quotient is taken the other way round", "swap", lambda f, a, k: a[1] / a[0]
+        else:
+            yield (
+                "factor_inverted",
+                "it is divided by the factor, torch multiplies",
+                "multiply",
+                lambda f, a, k: a[0] / a[1],
+            )
+            yield "product_for_sum", "the sum stands where torch multiplies", "multiply", lambda f, a, k: a[0] + a[1]
             yield (
                 "one_plus_factor",
                 "the factor is 1 + weight",
@@ -123,58 +145,78 @@ def _clamp(site: CallSite) -> Iterator[Variant]:
     yield "clamp_missing", "the values are not clipped", "jnp.clip", identity
 
 
-def constants(site: CallSite) -> Iterator[Variant]:
-    """A constant in the code: another epsilon, a missing or inverted scale, another exponent."""
-    if site.function not in _TAKES_CONSTANTS or not any(site.scalars):
-        return
-    value = site.scalars[0]
-    candidates = dict.fromkeys(EPSILONS, "norm_epsilon") if 0 < abs(value) < 1e-2 else {}
-    candidates |= {2 * value: "constant_doubled", value / 2: "constant_halved", -value: "constant_sign"}
-    if site.function in ("mul", "div", "true_divide") and value:
-        candidates |= {1 / value: "constant_inverted", value**2: "constant_squared", abs(value) ** 0.5: "constant_root"}
-    for other, name in candidates.items():
-        if other != value:
-            yield (
-                name,
-                f"the constant of {site.function} is {other:g}, torch's is {value:g}",
-                f"use {value:g}",
-                _constant(other),
-            )
+def _mask(site: CallSite) -> Iterator[Variant]:
+    yield "mask_missing", "the mask is not applied", "apply it", lambda f, a, k: a[0]
+    yield "mask_inverted", "the mask is inverted", "apply it as torch does", on_operand(1, torch.logical_not)
+    for other in (0.0, -1e9, -1e4, -torch.inf):
+        yield (
+            "mask_value",
+            f"what is masked becomes {other:g}",
+            "fill in torch's value",
+            lambda f, a, k, other=other: a[0].masked_fill(a[1], other),  # type: ignore[misc]
+        )
 
 
-def _constant(value: float) -> Replacement:
-    def replace(func: Any, args: Any, kwargs: Any) -> Any:
-        changed = [value if isinstance(a, int | float) and not isinstance(a, bool) else a for a in args]
-        return func(*changed, **kwargs)
+def _triangle(site: CallSite) -> Iterator[Variant]:
+    by = int(site.arguments.get("diagonal", 0))
+    for diagonal in (by - 1, by + 1):
+        yield (
+            "mask_shifted",
+            f"the triangle begins at diagonal {diagonal}, torch's at {by}",
+            f"k={by}",
+            lambda f, a, k, diagonal=diagonal: f(a[0], diagonal),  # type: ignore[misc]
+        )
+    other = torch.triu if site.function == "tril" else torch.tril
+    for diagonal in (by, -by):
+        yield (
+            "mask_direction",
+            f"{other.__name__} stands where torch has {site.function}",
+            f"jnp.{site.function}",
+            lambda f, a, k, diagonal=diagonal: other(a[0], diagonal),  # type: ignore[misc]
+        )
 
-    return replace
+
+def _positions(site: CallSite) -> Iterator[Variant]:
+    for by in (1, -1):
+        words = f"positions start {'one later' if by > 0 else 'one earlier'} than torch's"
+        yield "position_offset", words, "start where torch starts", after(lambda x, by=by: x + by)  # type: ignore[misc]
 
 
-def _detached(func: Any, args: Any, kwargs: Any) -> Any:
-    result = func(*args, **kwargs)
-    return result.detach() if isinstance(result, torch.Tensor) else result
+def _rotation(site: CallSite) -> Iterator[Variant]:
+    """cos and sin: rotary and sinusoidal positions."""
+    other = torch.cos if site.function == "sin" else torch.sin
+    yield (
+        "sine_cosine_swapped",
+        f"{other.__name__} stands where torch has {site.function}",
+        f"jnp.{site.function}",
+        through(other),
+    )
+    for by in (1.0, -1.0):
+        yield (
+            "position_offset",
+            f"positions are counted from {by:g}, torch counts from 0 (angles of axis -2)",
+            "start where torch starts",
+            through(lambda x, by=by: _shifted(site.function, x, by)),  # type: ignore[misc]
+        )
 
 
-def stopped_gradient(site: CallSite) -> Variant:
-    """The same value, through which no gradient flows."""
-    return "gradient_stopped", f"the gradient is stopped after {site.function}", "remove the stop_gradient", _detached
+def _shifted(function: str, angles: torch.Tensor, by: float) -> torch.Tensor:
+    step = angles.narrow(-2, 1, 1) - angles.narrow(-2, 0, 1)
+    return getattr(torch, function)(angles + by * step)
 
 
 ARITHMETIC: dict[str, tuple[Maker, ...]] = {
-    "flatten": (_flatten,),
-    "reshape": (_flatten,),
-    "view": (_flatten,),
-    "mean": (_reduction,),
-    "sum": (_reduction,),
-    "var": (_variance,),
-    "std": (_variance,),
-    "add": (_addition,),
-    "iadd": (_addition,),
-    "__iadd__": (_addition,),
-    "sub": (_subtraction,),
-    "mul": (_product,),
-    "div": (_product,),
-    "cat": (_concatenation,),
+    **dict.fromkeys(("flatten", "reshape", "view"), (_flatten,)),
+    **dict.fromkeys(("mean", "sum", "amax", "amin"), (_reduction,)),
+    **dict.fromkeys(("var", "std"), (_variance,)),
+    **dict.fromkeys(("add", "iadd", "__iadd__", "add_"), (_addition,)),
+    **dict.fromkeys(("sub", "__isub__"), (_subtraction,)),
+    **dict.fromkeys(("mul", "div", "true_divide", "__imul__"), (_product,)),
+    **dict.fromkeys(("cat", "concat", "concatenate", "stack"), (_concatenation,)),
     "detach": (_detach,),
-    "clamp": (_clamp,),
+    **dict.fromkeys(("clamp", "clip", "clamp_min", "clamp_max"), (_clamp,)),
+    **dict.fromkeys(("masked_fill", "masked_fill_"), (_mask,)),
+    **dict.fromkeys(("triu", "tril"), (_triangle,)),
+    **dict.fromkeys(("sin", "cos"), (_rotation,)),
+    "arange": (_positions,),
 }

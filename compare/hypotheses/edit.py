@@ -1,17 +1,23 @@
 """An edit of the torch computation, and the calls that it can act on."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch.overrides import TorchFunctionMode
 
+from compare.hypotheses.call_arguments import Replacement, given
+from compare.hypotheses.expansion import EXPANSIONS
 from compare.result import Cause
+from compare.structure import flatten, rebuild
 
-__all__ = ["CallSite", "Calls", "Edit", "Hypothesis", "editing"]
+__all__ = ["BOUNDARIES", "CallSite", "Calls", "Edit", "Hypothesis", "tensors_of"]
 
-Replacement = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+BOUNDARIES = ("entering", "returning")
+"""Not calls of torch, but edges where code between two modules may do something: each is an identity."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +30,13 @@ class CallSite:
         module: the innermost module that was running.
         shapes: of its tensor arguments.
         scalars: the numbers among its positional arguments.
+        result: shape of the first tensor that it returned.
+        parameters: for each tensor argument the name of the parameter or buffer that it is, "" for none.
+        arguments: its other arguments, by name, or by place where it has none.
+        ordinal: the how-manieth call of that function in that module.
+        span: how many calls it is made of, where it is taken apart.
+        sources: numbers of the calls that returned its tensor arguments, -1 for none.
+        repeat: the same call on another array; None where it takes none first.
     """
 
     number: int
@@ -31,6 +44,20 @@ class CallSite:
     module: str
     shapes: tuple[tuple[int, ...], ...]
     scalars: tuple[float, ...] = ()
+    result: tuple[int, ...] | None = None
+    parameters: tuple[str, ...] = ()
+    arguments: Mapping[str | int, Any] = dataclasses.field(default_factory=dict)
+    ordinal: int = 1
+    span: int = 0
+    sources: tuple[int, ...] = ()
+    repeat: Callable[[torch.Tensor], Any] | None = None
+
+    @property
+    def place(self) -> str:
+        """In words: the module, or where there is none, which call it is."""
+        if self.module:
+            return f"in {self.module}"
+        return f"at call {self.ordinal} of {self.function}" if self.function not in BOUNDARIES else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,47 +80,66 @@ class Hypothesis:
     Args:
         name, summary, fix: of the cause that is reported if it fits.
         edits: of calls.
-        weights: torch name -> what the Flax model uses in its place.
+        reads: torch name of a parameter or buffer -> name of the one that the Flax model reads in its place.
+        exchanged: torch modules that change places: each is compared with the other's partner.
+        moved: torch modules whose calls change place: their own edges say nothing.
     """
 
     name: str
     summary: str
     fix: str
     edits: tuple[Edit, ...] = ()
-    weights: dict[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
+    reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    exchanged: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
+
+    @property
+    def rearranges(self) -> bool:
+        """Whether the modules that are compared change, not only what they compute."""
+        return bool(self.exchanged or self.moved)
 
     def cause(self, evidence: str) -> Cause:
         """The cause, once it is found to fit."""
         return Cause(self.name, self.summary, self.fix, evidence)
 
 
-def editing(hypotheses: Sequence[Hypothesis]) -> "Calls":
-    """A context in which a model computes as if it contained these mistakes."""
-    return Calls({edit.site.number: edit for hypothesis in hypotheses for edit in hypothesis.edits})
-
-
 class Calls(TorchFunctionMode):
     """Numbers the torch function calls made while it is entered, notes them, and replaces some.
 
+    Entering a submodule and returning from the model count as calls, so that an edit can stand there.
+
     Args:
-        edits: by number of the call.
-        model: whose submodules are named in the notes; None leaves the names out.
+        model: whose calls these are.
+        hypotheses: mistakes that the model is to contain.
+        recording: whether to note every call in ``sites``.
     """
 
-    def __init__(self, edits: Mapping[int, Edit] | None = None, model: torch.nn.Module | None = None) -> None:
+    def __init__(self, model: torch.nn.Module, hypotheses: Sequence[Hypothesis] = (), recording: bool = False) -> None:
         super().__init__()
-        self.edits = edits or {}
         self.sites: list[CallSite] = []
+        self._edits: dict[int, list[Edit]] = {}
+        for hypothesis in hypotheses:
+            for edit in hypothesis.edits:
+                self._edits.setdefault(edit.site.number, []).append(edit)
+        self._recording = recording
         self._model = model
+        self._tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self._names = {id(tensor): name for name, tensor in self._tensors.items()}
+        reads = {name: other for hypothesis in hypotheses for name, other in hypothesis.reads.items()}
+        self._reads = {id(self._tensors[name]): self._tensors[other] for name, other in reads.items()}
         self._hooks: list[Any] = []
         self._stack: list[str] = [""]
         self._number = -1
-        self._inside = False
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._made: dict[int, tuple[Any, int]] = {}  # id -> the tensor, kept so that no id is used twice, and its call
 
     def __enter__(self) -> Self:
-        for name, module in self._model.named_modules() if self._model is not None else ():
-            self._hooks.append(module.register_forward_pre_hook(lambda _m, _a, name=name: self._stack.append(name)))
-            self._hooks.append(module.register_forward_hook(self._leave))
+        for name, module in self._model.named_modules():
+            if name:
+                enter = functools.partial(self._enter, name)
+                self._hooks.append(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
+                self._hooks.append(module.register_forward_hook(self._leave))
+        self._hooks.append(self._model.register_forward_hook(self._return))
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
@@ -101,8 +147,25 @@ class Calls(TorchFunctionMode):
         for hook in self._hooks:
             hook.remove()
 
+    def _enter(self, name: str, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._stack.append(name)
+        if args and _floating(args[0]):
+            args = (self._boundary("entering", args[0]), *args[1:])
+        return args, kwargs
+
     def _leave(self, _module: Any, _args: Any, _output: Any) -> None:
         self._stack.pop()
+
+    def _return(self, _module: Any, _args: Any, output: Any) -> Any:
+        leaves = {path: leaf for path, leaf in flatten(output).items() if _floating(leaf)}
+        changed = {path: self._boundary("returning", leaf) for path, leaf in leaves.items()}
+        return rebuild(output, changed) if changed and self._edits else output
+
+    def _boundary(self, kind: str, tensor: torch.Tensor) -> torch.Tensor:
+        self._number += 1
+        result: torch.Tensor = self._edited(kind, lambda x: x, (tensor,), {})
+        self._note(self._number, kind, (tensor,), {}, result, lambda x: x)
+        return result
 
     def count(self) -> int:
         """How many calls there were so far."""
@@ -111,40 +174,113 @@ class Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if self._inside or not _counts(name):
+        if name in _SILENT:
             return func(*args, **kwargs)
+        if self._reads:
+            args, kwargs = _renamed(args, self._reads), _renamed(kwargs, self._reads)
         self._number += 1
-        self.sites.append(CallSite(self._number, name, self._stack[-1], _shapes(args), _scalars(args)))
-        edit = self.edits.get(self._number)
-        self._inside = True  # a functional may call others: it is one site
+        number = self._number
+        if name in EXPANSIONS and EXPANSIONS[name].fits(*args, **kwargs):
+            return self._composite(number, name, func, args, kwargs)
+        result = self._edited(name, func, args, kwargs)
+        if not any(True for _ in tensors_of(result)):
+            self._number -= 1  # a question about a tensor (its size), not a computation
+            return result
+        self._note(number, name, args, kwargs, result, func)
+        return result
+
+    def _composite(self, number: int, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        """A call that is made of others: edited as a whole, or else taken apart, so that each part is a call."""
+        if number in self._edits:
+            result = self._edited(name, func, args, kwargs)
+            self._number += self._edits[number][0].site.span
+            return result
+        super().__enter__()  # the parts are to be seen
         try:
-            return func(*args, **kwargs) if edit is None else edit.replace(func, args, kwargs)
+            result = EXPANSIONS[name].compute(*args, **kwargs)
         finally:
-            self._inside = False
+            super().__exit__(None, None, None)
+        self._note(number, name, args, kwargs, result, func, span=self._number - number)
+        return result
+
+    def _edited(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        for edit in self._edits.get(self._number, ()):
+            if edit.site.function != name:
+                continue  # a question about a tensor, which has the number of the next computation
+            func = functools.wraps(func)(functools.partial(_replaced, edit.replace, func))
+        return func(*args, **kwargs)
+
+    def _note(self, number: int, name: str, args: Any, kwargs: Any, result: Any, func: Any, span: int = 0) -> None:
+        if not self._recording:
+            return
+        taken = list(tensors_of((args, kwargs)))
+        returned = list(tensors_of(result))
+        module = self._stack[-1]
+        self._counts[module, name] += 1
+        site = CallSite(
+            number=number,
+            function=name,
+            module=module,
+            shapes=tuple(tuple(tensor.shape) for tensor in taken),
+            scalars=tuple(float(arg) for arg in args if isinstance(arg, int | float) and not isinstance(arg, bool)),
+            result=tuple(returned[0].shape) if returned else None,
+            parameters=tuple(self._names.get(id(tensor), "") for tensor in taken),
+            arguments=_plain(given(name, func, args, kwargs)),
+            ordinal=self._counts[module, name],
+            span=span,
+            sources=tuple(self._made.get(id(tensor), (None, -1))[1] for tensor in taken),
+            repeat=self._repeat(func, args, kwargs),
+        )
+        self.sites.append(site)
+        for tensor in returned:
+            self._made[id(tensor)] = (tensor, number)
+
+    def _repeat(self, func: Any, args: Any, kwargs: Any) -> Callable[[torch.Tensor], Any] | None:
+        """The call as a function of its first array, where all others are the model's own."""
+        if not args or not isinstance(args[0], torch.Tensor):
+            return None
+        if not all(id(tensor) in self._names for tensor in tensors_of((args[1:], kwargs))):
+            return None
+        return lambda x: func(x, *args[1:], **kwargs)
+
+
+def _replaced(replace: Replacement, func: Any, *args: Any, **kwargs: Any) -> Any:
+    return replace(func, args, kwargs)
+
+
+def tensors_of(node: Any) -> Iterator[torch.Tensor]:
+    """The tensors in arguments or results, in order."""
+    if isinstance(node, torch.Tensor):
+        yield node
+    elif isinstance(node, Mapping):
+        for value in node.values():
+            yield from tensors_of(value)
+    elif isinstance(node, tuple | list):
+        for value in node:
+            yield from tensors_of(value)
+
+
+def _renamed(node: Any, tensors: Mapping[int, torch.Tensor]) -> Any:
+    if isinstance(node, torch.Tensor):
+        return tensors.get(id(node), node)
+    if isinstance(node, dict):
+        return {key: _renamed(value, tensors) for key, value in node.items()}
+    if type(node) in (tuple, list):
+        return type(node)(_renamed(value, tensors) for value in node)
+    return node
+
+
+def _plain(arguments: Mapping[str | int, Any]) -> dict[str | int, Any]:
+    """The arguments that are no tensors."""
+    return {key: value for key, value in arguments.items() if not any(True for _ in tensors_of(value))}
+
+
+def _floating(node: Any) -> bool:
+    return isinstance(node, torch.Tensor) and node.is_floating_point()
 
 
 # Bookkeeping that computes nothing.
-_SILENT = {"__get__", "size", "dim", "numel", "stride", "__set__", "requires_grad_", "clone", "retain_grad"}
-_SILENT |= {
-    "is_floating_point",
-    "is_complex",
-    "register_hook",
-    "__len__",
-    "item",
-    "is_contiguous",
-    "data_ptr",
-    "backward",
+_SILENT = {
+    *("__get__", "__set__", "requires_grad_", "clone", "retain_grad", "register_hook", "backward", "item"),
+    *("data_ptr", "type", "cpu", "numpy", "copy_", "__iter__", "unbind", "uniform_", "empty_like", "addcmul"),
 }
-_SILENT |= {"ndimension", "type", "cpu", "numpy", "copy_", "__iter__", "unbind", "uniform_", "empty_like", "addcmul"}
-
-
-def _counts(name: str) -> bool:
-    return name not in _SILENT
-
-
-def _shapes(args: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(arg.shape) for arg in args if isinstance(arg, torch.Tensor))
-
-
-def _scalars(args: Sequence[Any]) -> tuple[float, ...]:
-    return tuple(float(arg) for arg in args if isinstance(arg, int | float) and not isinstance(arg, bool))

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from compare.hypotheses.edit import CallSite, Replacement
-from compare.hypotheses.variant import Maker, Variant, identity
+from compare.hypotheses.call_arguments import Replacement, given, with_arguments
+from compare.hypotheses.edit import CallSite
+from compare.hypotheses.variant import Maker, Variant, after, identity, on_operand
 
 __all__ = ["LAYERS"]
 
@@ -37,36 +38,109 @@ def _with_bias(change: Callable[[torch.Tensor], torch.Tensor | None]) -> Replace
 
 def _convolution(site: CallSite) -> Iterator[Variant]:
     spatial = len(site.shapes[0]) - 2 if site.shapes else 2
-
-    def flipped(func: Any, args: Any, kwargs: Any) -> Any:
-        return func(args[0], args[1].flip(tuple(range(2, 2 + spatial))), *args[2:], **kwargs)
-
-    yield "kernel_flipped", "the window of the kernel is reversed", "keep the window's order", flipped
+    window = tuple(range(2, 2 + spatial))
     yield (
-        "padding_same",
-        'padding="SAME" stands for explicit padding: with a stride it pads the far side more',
-        "padding=((p, p), ...) as torch has it",
-        lambda func, args, kwargs: _same_padding(func, args, kwargs, spatial),
+        "kernel_flipped",
+        "the window of the kernel is reversed",
+        "keep the window's order (nnx.ConvTranspose: transpose_kernel=True)",
+        on_operand(1, lambda w: w.flip(window)),
     )
-    yield "padding_missing", "there is no padding", "pad as torch does", lambda f, a, k: f(*_conv(a, k, padding=0))
+    if spatial > 1:
+        yield (
+            "kernel_window_transposed",
+            "height and width of the kernel are exchanged",
+            "(out, in, height, width) becomes (height, width, in, out)",
+            on_operand(1, lambda w: w.transpose(-1, -2)),
+        )
+    yield (
+        "kernel_not_transposed",
+        "input and output channels of the kernel are exchanged",
+        "(out, in, *window) becomes (*window, in, out)",
+        on_operand(1, lambda w: w.transpose(0, 1)),
+    )
+    for dilation in (1, 2, 3):
+        yield (
+            "dilation",
+            f"the dilation is {dilation}, the padding such that the length is kept",
+            "kernel_dilation= as torch has it",
+            _dilated(site.function, dilation, spatial),
+        )
+    for word, low in (("SAME", False), ("SAME_LOWER", True)):
+        yield (
+            "padding_same",
+            f'padding="{word}" stands for explicit padding: with a stride it pads one side more',
+            "padding=((p, p), ...) as torch has it",
+            lambda func, args, kwargs, low=low: _same_padding(site.function, func, args, kwargs, spatial, low),  # type: ignore[misc]
+        )
+    for kind in ("circular", "reflect", "replicate", "constant"):
+        yield (
+            "padding_mode",
+            f"the padding is {kind}",
+            "pad as torch's padding_mode says",
+            lambda func, args, kwargs, kind=kind: _other_padding(site.function, func, args, kwargs, spatial, kind),  # type: ignore[misc]
+        )
 
 
-def _conv(args: Any, kwargs: Any, **changes: Any) -> tuple[Any, ...]:
-    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-    defaults = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-    given = {**defaults, **dict(zip(names, args, strict=False)), **kwargs, **changes}
-    return tuple(given[name] for name in names)
+def _dilated(function: str, dilation: int, spatial: int) -> Replacement:
+    def replace(func: Any, args: Any, kwargs: Any) -> Any:
+        window = given(function, func, args, kwargs)["weight"].shape[-spatial:]
+        padding = tuple(dilation * (size - 1) // 2 for size in window)
+        changes = {"padding": padding, "dilation": (dilation,) * spatial}
+        return with_arguments(function, changes)(func, args, kwargs)
+
+    return replace
 
 
-def _same_padding(func: Any, args: Any, kwargs: Any, spatial: int) -> Any:
-    x, weight, bias, stride, _, dilation, groups = _conv(args, kwargs)
-    strides = stride if isinstance(stride, tuple | list) else (stride,) * spatial
-    dilations = dilation if isinstance(dilation, tuple | list) else (dilation,) * spatial
+def _same_padding(function: str, func: Any, args: Any, kwargs: Any, spatial: int, low: bool) -> Any:
+    call = given(function, func, args, kwargs)
+    x, strides, dilations = (
+        call["input"],
+        _each(call.get("stride", 1), spatial),
+        _each(call.get("dilation", 1), spatial),
+    )
     pads: list[int] = []
-    for size, k, s, d in zip(x.shape[2:], weight.shape[2:], strides, dilations, strict=False):
+    for size, k, s, d in zip(x.shape[2:], call["weight"].shape[2:], strides, dilations, strict=True):
         total = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
-        pads = [total // 2, total - total // 2, *pads]
-    return func(F.pad(x, pads), weight, bias, stride, 0, dilation, groups)
+        less, more = total // 2, total - total // 2
+        pads = [more, less, *pads] if low else [less, more, *pads]
+    rest = (call["weight"], call.get("bias"), strides, 0, dilations, call.get("groups", 1))
+    return func(F.pad(x, pads), *rest)
+
+
+def _other_padding(function: str, func: Any, args: Any, kwargs: Any, spatial: int, kind: str) -> Any:
+    call = given(function, func, args, kwargs)
+    pads = [p for amount in reversed(_each(call.get("padding", 0), spatial)) for p in (amount, amount)]
+    x = F.pad(call["input"], pads, mode=kind)
+    rest = (call["weight"], call.get("bias"), call.get("stride", 1), 0, call.get("dilation", 1), call.get("groups", 1))
+    return func(x, *rest)
+
+
+def _each(value: Any, spatial: int) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, tuple | list) else (value,) * spatial
+
+
+def _transposed_convolution(site: CallSite) -> Iterator[Variant]:
+    """Windows of the full result: Flax's "SAME" and "VALID" cut it elsewhere than torch's padding does."""
+    spatial = len(site.shapes[0]) - 2 if site.shapes else 2
+    for shift in (-2, -1, 1, 2):
+        yield (
+            "transposed_padding",
+            f"the result is cut {abs(shift)} {'earlier' if shift < 0 else 'later'} than torch's padding cuts it",
+            "padding=((k - 1 - p, k - 1 - p), ...), with torch's p",
+            lambda func, args, kwargs, shift=shift: _cut(site, func, args, kwargs, spatial, shift),  # type: ignore[misc]
+        )
+
+
+def _cut(site: CallSite, func: Any, args: Any, kwargs: Any, spatial: int, shift: int) -> Any:
+    call = given(site.function, func, args, kwargs)
+    size = func(*args, **kwargs).shape
+    padding = _each(call.get("padding", 0), spatial)
+    names = ("input", "weight", "bias", "stride")
+    full = func(*(call.get(name, 1) for name in names), 0, 0, call.get("groups", 1), call.get("dilation", 1))
+    full = F.pad(full, [4] * (2 * spatial))
+    for axis, (length, before) in enumerate(zip(size[2:], padding, strict=True), start=2):
+        full = full.narrow(axis, 4 + before + shift, length)
+    return full
 
 
 def _dropout(site: CallSite) -> Iterator[Variant]:
@@ -92,76 +166,153 @@ def _rate(args: Any, kwargs: Any) -> float:
 def _pool(site: CallSite) -> Iterator[Variant]:
     spatial = int(site.function[-2]) if site.function[-2].isdigit() else 2
     maximum, average = getattr(F, f"max_pool{spatial}d"), getattr(F, f"avg_pool{spatial}d")
+
+    def window(func: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:
+        call = {**dict(zip(("input", "kernel_size", "stride", "padding"), args, strict=False)), **kwargs}
+        return call["input"], call["kernel_size"], call.get("stride"), call.get("padding", 0)
+
     if site.function.startswith("avg"):
-        yield "pool_kind", "a maximum is taken, torch averages", "nnx.avg_pool", lambda f, a, k: maximum(*a[:4])
-        yield (
-            "pool_counts_padding",
-            "padding is left out of the average's count",
-            "count_include_pad=True",
-            lambda f, a, k: f(*a, **{**k, "count_include_pad": False}),
-        )
-        yield (
-            "pool_counts_padding",
-            "padding counts in the average",
-            "count_include_pad=False",
-            lambda f, a, k: f(*a[:4], count_include_pad=True),
-        )
-    else:
         yield (
             "pool_kind",
-            "an average is taken, torch takes the maximum",
-            "nnx.max_pool",
-            lambda f, a, k: average(*a[:4]),
+            "a maximum is taken, torch averages",
+            "nnx.avg_pool",
+            lambda f, a, k: maximum(*window(f, a, k)),
         )
+        return
+    yield (
+        "pool_kind",
+        "an average is taken, torch takes the maximum",
+        "nnx.max_pool",
+        lambda f, a, k: average(*window(f, a, k)),
+    )
+    yield (
+        "pool_kind",
+        "an average without the padding is taken, torch takes the maximum",
+        "nnx.max_pool",
+        lambda f, a, k: average(*window(f, a, k), count_include_pad=False),
+    )
+
+    def zero_padded(func: Any, args: Any, kwargs: Any) -> Any:
+        x, size, stride, padding = window(func, args, kwargs)
+        pads = [p for amount in reversed(_each(padding, spatial)) for p in (amount, amount)]
+        return maximum(F.pad(x, pads), size, stride, 0)
+
+    yield "pool_padding_value", "the padding is zero and may be the maximum", "pad with -infinity", zero_padded
 
 
 def _attention(site: CallSite) -> Iterator[Variant]:
+    def masked(keep: Callable[[int, int], torch.Tensor]) -> Replacement:
+        def replace(func: Any, args: Any, kwargs: Any) -> Any:
+            call = given(site.function, func, args, kwargs)
+            query, key = call["query"], call["key"]
+            rest = {name: call[name] for name in ("scale", "enable_gqa") if call.get(name) is not None}
+            return func(query, key, call["value"], attn_mask=keep(query.shape[-2], key.shape[-2]), **rest)
+
+        return replace
+
+    def ones(rows: int, columns: int) -> torch.Tensor:
+        return torch.ones(rows, columns, dtype=torch.bool)
+
     yield (
-        "attention_scale_missing",
-        "the scores are not divided by the root of the head size",
-        "divide by sqrt(head_dim)",
-        lambda f, a, k: f(*a, **{**k, "scale": 1.0}),
-    )
-    yield (
-        "attention_not_causal",
-        "the attention looks ahead; torch's is causal",
-        "pass a causal mask",
-        lambda f, a, k: f(*a, **{**k, "is_causal": False}),
-    )
-    yield (
-        "attention_causal",
-        "the attention is causal; torch's is not",
-        "pass no causal mask",
-        lambda f, a, k: f(*a, **{**k, "is_causal": True}),
+        "attention_causal" if not site.arguments.get("is_causal") else "attention_not_causal",
+        "the attention is causal" if not site.arguments.get("is_causal") else "the attention looks ahead",
+        "pass the mask that torch has",
+        masked((lambda n, m: ones(n, m).tril()) if not site.arguments.get("is_causal") else ones),
     )
     yield (
         "attention_mask_missing",
         "the mask is not applied",
         "pass the mask",
-        lambda f, a, k: f(*a[:3], **{**k, "attn_mask": None}),
+        masked(ones),
     )
+    for name, words, keep in (
+        ("attention_mask_direction", "the mask hides the past, not the future", lambda n, m: ones(n, m).triu()),
+        ("attention_mask_shifted", "the mask lets each position see the next one", lambda n, m: ones(n, m).tril(1)),
+        ("attention_mask_shifted", "the mask hides each position from itself", lambda n, m: ones(n, m).tril(-1)),
+    ):
+        yield name, words, "hide the positions after one's own: tril", masked(keep)
+
+    def inverted(func: Any, args: Any, kwargs: Any) -> Any:
+        call = given(site.function, func, args, kwargs)
+        mask = call["attn_mask"]
+        keep = mask.logical_not() if mask.dtype == torch.bool else -mask
+        return func(call["query"], call["key"], call["value"], attn_mask=keep)
+
+    yield "attention_mask_inverted", "the mask keeps what torch hides", "True means: take part", inverted
 
 
 def _embedding(site: CallSite) -> Iterator[Variant]:
-    def scaled(func: Any, args: Any, kwargs: Any) -> Any:
-        rows = func(*args, **kwargs)
-        return rows * rows.shape[-1] ** 0.5
+    def scaled(root: float) -> Replacement:
+        return after(lambda rows: rows * rows.shape[-1] ** root)
 
-    yield "embedding_scaled", "the embedding is multiplied by the root of its size", "use the rows as they are", scaled
+    def moved(by: int) -> Replacement:
+        return lambda func, args, kwargs: func(args[0], args[1].roll(-by, 0), *args[2:], **kwargs)
+
+    def shifted(by: int) -> Replacement:
+        return lambda func, args, kwargs: func((args[0] + by).clamp(0, len(args[1]) - 1), *args[1:], **kwargs)
+
+    fix = "use the rows as torch does"
+    yield "embedding_scaled", "the embedding is multiplied by the root of its size", fix, scaled(0.5)
+    yield "embedding_scaled", "the embedding is divided by the root of its size", fix, scaled(-0.5)
+    for by in (1, -1, 2, -2):
+        yield "embedding_shifted", f"row id{by:+d} is read for id", "index as torch does", shifted(by)
+        yield (
+            "embedding_shifted",
+            f"row id{by:+d}, modulo their number, is read for id",
+            "index as torch does",
+            moved(by),
+        )
+    rows = site.shapes[1][0] if len(site.shapes) > 1 else 1
+    padding = site.arguments.get("padding_idx")
+    for row in dict.fromkeys([0, rows - 1, *([] if padding is None else [int(padding) % rows])]):
+        yield (
+            "padding_row",
+            f"row {row} of the embedding gives zeros",
+            "read the row as torch does",
+            lambda f, a, k, row=row: f(*a, **k) * (a[0] != row).unsqueeze(-1),  # type: ignore[misc]
+        )
+
+    def frozen(func: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(args[1], torch.Tensor):  # without padding_idx the row's gradient counts
+            return args[1][args[0]]
+        return func(*args, **kwargs)
+
+    if padding is not None:
+        yield "padding_row_trained", "the padding row receives a gradient", "stop it there", frozen
 
 
+def _interpolation(site: CallSite) -> Iterator[Variant]:
+    rank = len(site.shapes[0]) - 2 if site.shapes else 2
+    smooth = {1: "linear", 2: "bilinear", 3: "trilinear"}.get(rank, "bilinear")
+    kinds = ["nearest", "nearest-exact", "area", smooth, *(["bicubic"] if rank == 2 else [])]
+    for mode in kinds:
+        for corners in (None,) if mode in kinds[:3] else (False, True):
+            aligned = "" if corners is None else f", align_corners={corners}"
+            yield (
+                "interpolation_mode" if mode != site.arguments.get("mode") else "align_corners",
+                f"the interpolation is {mode}{aligned}",
+                f"interpolate as torch does ({site.arguments.get('mode')})",
+                _interpolated(mode, corners),
+            )
+
+
+def _interpolated(mode: str, corners: bool | None) -> Replacement:
+    def replace(func: Any, args: Any, kwargs: Any) -> Any:
+        size = func(*args, **kwargs).shape[2:]
+        return F.interpolate(args[0] if args else kwargs["input"], size=tuple(size), mode=mode, align_corners=corners)
+
+    return replace
+
+
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+_TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 LAYERS: dict[str, tuple[Maker, ...]] = {
     "linear": (_linear,),
-    "conv1d": (_linear, _convolution),
-    "conv2d": (_linear, _convolution),
-    "conv3d": (_linear, _convolution),
-    "conv_transpose1d": (_linear, _convolution),
-    "conv_transpose2d": (_linear, _convolution),
+    **dict.fromkeys(_CONVOLUTIONS, (_linear, _convolution)),
+    **dict.fromkeys(_TRANSPOSED, (_linear, _convolution, _transposed_convolution)),
     "dropout": (_dropout,),
-    "max_pool1d": (_pool,),
-    "max_pool2d": (_pool,),
-    "avg_pool1d": (_pool,),
-    "avg_pool2d": (_pool,),
+    **dict.fromkeys([f"{kind}_pool{n}d" for kind in ("max", "avg") for n in (1, 2, 3)], (_pool,)),
     "scaled_dot_product_attention": (_attention,),
     "embedding": (_embedding,),
+    "interpolate": (_interpolation,),
 }

@@ -14,7 +14,7 @@ import torch
 from flax import linen, nnx
 from torch.overrides import TorchFunctionMode
 
-from compare.legs.flax_function import _mode_keywords as mode_keywords
+from compare.legs.flax_function import mode_keywords
 from compare.port import Port
 from compare.result import UsageError
 from compare.structure import Call, Inputs, as_call, flatten, is_floating, rebuild, to_numpy

@@ -35,7 +35,18 @@ class Mask(np.ndarray):
 
 
 class MaskMismatchError(ValueError):
-    """The Flax model drops other arrays than the torch model does."""
+    """The Flax model drops other arrays than the torch model does.
+
+    Args:
+        sentence: how.
+        kind: name of the cause.
+        call: number of the first dropout that does not fit, from 1.
+    """
+
+    def __init__(self, sentence: str, kind: str = "dropout_missing", call: int = 1) -> None:
+        super().__init__(sentence)
+        self.kind = kind
+        self.call = call
 
 
 class UnseenMaskError(ValueError):
@@ -98,11 +109,7 @@ class TorchMasks(TorchFunctionMode):
             if not self._within:
                 return function(*args, **kwargs)
             # Only attention's own code drops out below the level that a mode sees.
-            return (
-                self._dropout(*args, **kwargs, attention=True)
-                if function is _DROPOUT
-                else self._attention(*args, **kwargs)
-            )
+            return self._on_attention(*args, **kwargs) if function is _DROPOUT else self._attention(*args, **kwargs)
 
         return called
 
@@ -128,10 +135,11 @@ class TorchMasks(TorchFunctionMode):
         mask = self._mask(shape, p, attention)
         return x * mask / (1 - p) if p < 1.0 else torch.zeros_like(x)
 
-    def _dropout(
-        self, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, attention: bool = False
-    ) -> torch.Tensor:
-        return input if not training or p == 0.0 else self._dropped(input, p, input.shape, attention)
+    def _dropout(self, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+        return input if not training or p == 0.0 else self._dropped(input, p, input.shape)
+
+    def _on_attention(self, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+        return input if not training or p == 0.0 else self._dropped(input, p, input.shape, attention=True)
 
     def _whole(self, x: torch.Tensor, p: float, training: bool, channel: int) -> torch.Tensor:
         """Whole channels dropped: the mask is one number for each sample and channel."""

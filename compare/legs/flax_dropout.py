@@ -36,7 +36,8 @@ def replay_in_flax(masks: Sequence[Any], kinds: Sequence[Any] = ()) -> Iterator[
 
     def following(shape: Any, keep: Any) -> Any:
         if not waiting:
-            raise MaskMismatchError(f"dropout: torch drew {len(masks)} masks in this call, Flax asks for one more")
+            sentence = f"dropout: torch drew {len(masks)} masks in this call, Flax asks for one more"
+            raise MaskMismatchError(sentence, "dropout_extra", len(masks) + 1)
         mask, kind = waiting.pop(0)
         expected = getattr(kind, "keep", None)
         where = f"dropout call {len(masks) - len(waiting)}"
@@ -45,10 +46,12 @@ def replay_in_flax(masks: Sequence[Any], kinds: Sequence[Any] = ()) -> Iterator[
             found = f"torch's mask on attention's weights has shape {mask.shape}, Flax's {tuple(shape)}"
             raise UnseenMaskError(f"{where}: {found}, which has no counterpart", "torch")
         if fitted is None:
-            raise MaskMismatchError(f"{where}: torch's mask has shape {mask.shape}, Flax's {tuple(shape)}")
+            sentence = f"{where}: torch's mask has shape {mask.shape}, Flax's {tuple(shape)}"
+            raise MaskMismatchError(sentence, "dropout_broadcast", len(masks) - len(waiting))
         # A rate of 0.1 is written as 1 - 0.9 on one side: that much rounding in float32, no more.
         if expected is not None and isinstance(keep, float | int) and not abs(keep - expected) <= 1e-6:
-            raise MaskMismatchError(f"{where}: torch keeps an entry with probability {expected:g}, Flax with {keep:g}")
+            sentence = f"{where}: torch keeps an entry with probability {expected:g}, Flax with {keep:g}"
+            raise MaskMismatchError(sentence, "dropout_rate", len(masks) - len(waiting))
         return jnp.asarray(fitted)
 
     def bernoulli(key: Any, p: Any = 0.5, shape: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -69,7 +72,8 @@ def replay_in_flax(masks: Sequence[Any], kinds: Sequence[Any] = ()) -> Iterator[
         raise UnseenMaskError(f"the Flax model draws its dropout by jax.random.{elsewhere[0]}, which can't be replayed")
     if waiting:
         used = len(masks) - len(waiting)
-        raise MaskMismatchError(f"dropout: torch drew {len(masks)} masks in this call, Flax only {used}")
+        sentence = f"dropout: torch drew {len(masks)} masks in this call, Flax only {used}"
+        raise MaskMismatchError(sentence, "dropout_missing", used + 1)
 
 
 def _noting(name: str, seen: list[str]) -> Any:

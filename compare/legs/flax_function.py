@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx
 
@@ -15,13 +17,16 @@ from compare.legs.watch import FlaxWatch
 from compare.result import UsageError
 from compare.structure import Call
 
-__all__ = ["FlaxFunction", "LeafKind", "flax_function"]
+__all__ = ["FlaxFunction", "LeafKind", "flax_function", "mode_keywords"]
 
 LeafKind = Literal["parameter", "statistic", "buffer"]
 Mode = Literal["eval", "train"]
 
 # Keyword arguments that say in which mode a Flax call runs, with their values in training.
 _MODE_FLAGS = {"train": True, "training": True, "deterministic": False, "use_running_average": False}
+
+
+Apply = Callable[[Mapping[str, Any], Call, FlaxWatch | None], tuple[Any, dict[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +38,13 @@ class FlaxFunction:
         kinds: what each leaf is.
         apply: ``(leaves, call, watch) -> (output, leaves after the call)``, traceable by JAX; ``watch`` records
             checkpoints, None does not.
+        apply_raised: the same with every ``dtype`` of its modules float64, for 64-bit mode.
     """
 
     leaves: Mapping[str, np.ndarray]
     kinds: Mapping[str, LeafKind]
-    apply: Callable[[Mapping[str, Any], Call, FlaxWatch | None], tuple[Any, dict[str, Any]]]
+    apply: Apply
+    apply_raised: Apply
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -74,7 +81,8 @@ def flax_function(
     raise UsageError(f"flax_model: expected a flax.nnx.Module or a flax.linen.Module, found {found}")
 
 
-def _mode_keywords(method: Callable[..., Any], mode: Mode, static: Mapping[str, Any]) -> dict[str, Any]:
+def mode_keywords(method: Callable[..., Any], mode: Mode, static: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of a Flax call: the flags in its signature that say in which mode it runs, and ``static``."""
     parameters = inspect.signature(method).parameters
     flags = {name: value == (mode == "train") for name, value in _MODE_FLAGS.items() if name in parameters}
     return {**flags, **static}
@@ -85,7 +93,7 @@ def _nnx_function(model: nnx.Module, mode: Mode, static: dict[str, Any]) -> Flax
     own.train() if mode == "train" else own.eval()
     method = static.pop("method", "__call__")
     bound = getattr(own, method, None)  # a model that is only converted need not have it
-    keywords = _mode_keywords(bound, mode, static) if bound else {}
+    keywords = mode_keywords(bound, mode, static) if bound else {}
     takes_rngs = bound is not None and "rngs" in inspect.signature(bound).parameters
     graphdef, state = nnx.split(own)
     flat = dict(nnx.to_flat_state(state))
@@ -96,7 +104,9 @@ def _nnx_function(model: nnx.Module, mode: Mode, static: dict[str, Any]) -> Flax
     leaves = {names[path]: np.array(_value(kept[path])) for path in defined}
     kinds: dict[str, LeafKind] = {names[path]: _nnx_kind(variable) for path, variable in kept.items()}
 
-    def apply(values: Mapping[str, Any], call: Call, watch: FlaxWatch | None) -> tuple[Any, dict[str, Any]]:
+    def apply(
+        graphdef: Any, values: Mapping[str, Any], call: Call, watch: FlaxWatch | None
+    ) -> tuple[Any, dict[str, Any]]:
         filled = [(path, _replaced(v, values[names[path]] if path in names else _value(v))) for path, v in flat.items()]
         merged = nnx.merge(graphdef, nnx.from_flat_state(filled))
         extra = {"rngs": jax.random.key(0)} if takes_rngs and mode == "train" and "rngs" not in call.kwargs else {}
@@ -105,7 +115,33 @@ def _nnx_function(model: nnx.Module, mode: Mode, static: dict[str, Any]) -> Flax
         after = {path: _value(variable) for path, variable in nnx.to_flat_state(nnx.state(merged))}
         return output, {names[path]: value for path, value in after.items() if path in names}
 
-    return FlaxFunction(leaves, kinds, apply)
+    for _, module in nnx.iter_modules(own):
+        for name in [name for name, value in vars(module).items() if _is_low(name, value)]:
+            setattr(module, name, jnp.float64)
+    raised = nnx.split(own)[0]
+    return FlaxFunction(leaves, kinds, functools.partial(apply, graphdef), functools.partial(apply, raised))
+
+
+def _is_low(name: str, value: Any) -> bool:
+    """Whether an attribute is a floating type of less than 64 bits: a module's ``dtype`` or ``param_dtype``."""
+    if not name.endswith("dtype") or value is None:
+        return False
+    try:
+        return jnp.issubdtype(value, jnp.floating) and jnp.dtype(value).itemsize < 8
+    except TypeError:
+        return False
+
+
+def _raised_linen(model: linen.Module) -> linen.Module:
+    """A copy in which every floating ``dtype`` is float64, those of modules among its fields included."""
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(model):
+        value = getattr(model, field.name, None)
+        if field.name not in ("parent", "name") and isinstance(value, linen.Module):
+            changed[field.name] = _raised_linen(value)
+        elif _is_low(field.name, value):
+            changed[field.name] = jnp.float64
+    return model.clone(**changed) if changed else model
 
 
 def _definition_order(node: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[tuple[str, ...]]:
@@ -150,7 +186,7 @@ def _linen_function(
     method = static.pop("method", None)
     mutable = static.pop("mutable", None)
     bound = getattr(type(model), method) if isinstance(method, str) else method or type(model).__call__
-    keywords = _mode_keywords(bound, mode, static)
+    keywords = mode_keywords(bound, mode, static)
     if variables is None:
         if example is None:
             raise UsageError("flax_variables: a Linen model needs its variables, or inputs to initialise it from")
@@ -171,7 +207,9 @@ def _linen_function(
     }
     changing = mutable if mutable is not None else [c for c in variables if c != "params"] if mode == "train" else False
 
-    def apply(values: Mapping[str, Any], call: Call, watch: FlaxWatch | None) -> tuple[Any, dict[str, Any]]:
+    def apply(
+        model: linen.Module, values: Mapping[str, Any], call: Call, watch: FlaxWatch | None
+    ) -> tuple[Any, dict[str, Any]]:
         filled = jax.tree.unflatten(structure, [values[name] for name in names.values()])
         rngs = {"dropout": jax.random.key(0)} if mode == "train" else {}
         with watch.linen() if watch else contextlib.nullcontext():
@@ -188,7 +226,8 @@ def _linen_function(
                 after[names[key]] = leaf
         return output, after
 
-    return FlaxFunction(leaves, kinds, apply)
+    raised = functools.partial(apply, _raised_linen(model))
+    return FlaxFunction(leaves, kinds, functools.partial(apply, model), raised)
 
 
 def _insertion_order(node: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
+from compare.legs.dtypes import narrow_dtype, shared_16_bit_type, wide
 from compare.legs.flax_dropout import replay_in_flax
 from compare.legs.flax_function import FlaxFunction
 from compare.legs.lift import independent_outputs, lift
@@ -78,6 +79,16 @@ class FlaxLeg:
                 self._compiled[key] = self._compile(case.call, arguments)
             return self._compiled[key](arguments, constants_seed)
 
+    def with_tables(self, case: Case, own: bool) -> Run:
+        """``case`` as it is traced outside 64-bit mode, lifted; its tables too, or ``own`` as the port holds them."""
+        islands, constants = self.islands, self.constants
+        try:
+            with self._precision():
+                arguments = self._arguments(case)
+                return self._compile(case.call, arguments, own)(arguments, None)
+        finally:
+            self.islands, self.constants = islands, constants
+
     def trace(self, case: Case) -> tuple[Checkpoint, ...]:
         """What goes into and comes out of every submodule in ``case``, with gradients."""
         with self._precision():
@@ -143,46 +154,53 @@ class FlaxLeg:
     def _arguments(self, case: Case) -> Arguments:
         leaves = {**self.function.leaves, **self.mapping.to_flax(case.weights)}
         kinds = self.function.kinds
-        parameters = {path: self._cast(leaf) for path, leaf in leaves.items() if kinds[path] == "parameter"}
-        others = {
-            path: self._cast(leaf, self.function.leaves[path].dtype)
-            for path, leaf in leaves.items()
-            if kinds[path] != "parameter"
-        }
+        own = {path: self.function.leaves[path].dtype for path in leaves}
+        low = (
+            None
+            if self.precision == "float64"
+            else shared_16_bit_type([own[path] for path in leaves if kinds[path] == "parameter"])
+        )
+        parameters = {path: self._cast(leaf, low) for path, leaf in leaves.items() if kinds[path] == "parameter"}
+        others = {path: self._cast(leaf, own[path]) for path, leaf in leaves.items() if kinds[path] != "parameter"}
         inputs = flatten(case.call)
-        floating = {path: self._cast(array) for path, array in inputs.items() if is_floating(array)}
+        floating = {path: self._cast(array, low) for path, array in inputs.items() if is_floating(array)}
         integers = {path: jnp.asarray(array) for path, array in inputs.items() if not is_floating(array)}
         cotangents = {path: self._cast(array) for path, array in case.cotangents.items()}
         self._masks = case.masks
         return parameters, others, floating, integers, cotangents, tuple(jnp.asarray(mask) for mask in case.masks)
 
     def _cast(self, array: np.ndarray, dtype: Any = None) -> jax.Array:
-        if dtype is not None and not is_floating(np.empty(0, dtype)):
+        narrow = self.precision == "float32" and dtype is not None and np.dtype(dtype).itemsize == 2
+        if dtype is not None and (narrow or not is_floating(np.empty(0, dtype))):
             return jnp.asarray(np.array(array), dtype)
         return jnp.asarray(np.array(array), self.precision)
 
-    def _compile(self, call: Call, arguments: Arguments) -> Callable[[Arguments, int | None], Run]:
+    def _compile(
+        self, call: Call, arguments: Arguments, own_tables: bool | None = None
+    ) -> Callable[[Arguments, int | None], Run]:
         def flat_function(given: Arguments) -> Any:
             return self._forward_and_backward(call, *given)
 
         without = ""
         try:
-            closed, shape = self._traced_function(flat_function, arguments)
+            closed, shape = self._traced_function(flat_function, arguments, own_tables is not None)
         except ValueError as error:
             if _ONE_WAY not in str(error):
                 raise
             without = "a while_loop in the Flax model can't be differentiated backward"
             closed, shape = self._traced_function(
-                lambda given: self._forward_and_backward(call, *given[:4], {}, given[5]), arguments
+                lambda given: self._forward_and_backward(call, *given[:4], {}, given[5]),
+                arguments,
+                own_tables is not None,
             )
         structure = jax.tree.structure(shape)
         by_function = {rule.target for rule in self.mapping.rules if rule.transform is not None}  # no known inverse
         constant = jax.tree.unflatten(structure, independent_outputs(closed))
-        compiled = self._program(closed, jax.tree.leaves(arguments))
+        compiled = self._program(closed, jax.tree.leaves(arguments), bool(own_tables))
 
         def run(given: Arguments, constants_seed: int | None) -> Run:
             results = compiled(jax.tree.leaves(given), constants_seed)
-            values = jax.tree.unflatten(structure, [np.asarray(result) for result in results])
+            values = jax.tree.unflatten(structure, [wide(result) for result in results])
             outputs, parameters, inputs, statistics = values
             gradients = {path: None if constant[1][path] else array for path, array in parameters.items()}
             inputs = {} if isinstance(self.to_flax, Call) else inputs
@@ -196,19 +214,22 @@ class FlaxLeg:
 
         return run
 
-    def _traced_function(self, function: Callable[[Arguments], Any], arguments: Arguments) -> tuple[Any, Any]:
-        """The jaxpr of ``function`` and the structure of what it returns."""
-        try:
-            return jax.make_jaxpr(function, return_shape=True)(arguments)
-        except Exception:
-            if self.precision == "float32":
-                raise
-            # Some right ports can't be traced in 64-bit mode (indices of unlike width). Their own trace can be lifted.
-            with jax.enable_x64(False):
-                narrow = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, _narrow(leaf.dtype)), arguments)
-                return jax.make_jaxpr(function, return_shape=True)(narrow)
+    def _traced_function(
+        self, function: Callable[[Arguments], Any], arguments: Arguments, narrow: bool = False
+    ) -> tuple[Any, Any]:
+        """The jaxpr of ``function``, in 64-bit mode unless ``narrow``, and the structure of what it returns."""
+        if not narrow:
+            try:
+                return jax.make_jaxpr(function, return_shape=True)(arguments)
+            except Exception:
+                if self.precision == "float32":
+                    raise
+        # Some right ports can't be traced in 64-bit mode (indices of unlike width). Their own trace can be lifted.
+        with jax.enable_x64(False):
+            shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, narrow_dtype(leaf.dtype)), arguments)
+            return jax.make_jaxpr(function, return_shape=True)(shapes)
 
-    def _program(self, closed: Any, arguments: list[Any]) -> Callable[..., Any]:
+    def _program(self, closed: Any, arguments: list[Any], own_tables: bool = False) -> Callable[..., Any]:
         """``closed``, compiled: in float64 with its islands lifted, or left as they are where that can't be done.
 
         Returns:
@@ -220,7 +241,7 @@ class FlaxLeg:
             return lambda leaves, seed=None: compiled(leaves)
         # This program runs a few times only, and says what is computed, not how fast: half the compile time.
         options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
-        lifted = lift(closed)
+        lifted = lift(closed, own_tables)
         try:
             lowered = jax.jit(lambda leaves: lifted(*leaves)).lower(arguments)
             still = jnp.zeros(len(lifted.constants))
@@ -280,7 +301,8 @@ class FlaxLeg:
         if watch is not None:
             watch.begin()
         with replay_in_flax(masks, self._masks):
-            returned, after = self.function.apply(leaves, flax_call, watch)
+            apply = self.function.apply_raised if jax.config.jax_enable_x64 else self.function.apply
+            returned, after = apply(leaves, flax_call, watch)
         return self._outputs(returned), after
 
     def _translated(self, to_flax: Callable[..., Any], given: Call) -> Call:
@@ -311,8 +333,3 @@ def _differentiable(outputs: Mapping[str, Any], cotangents: Mapping[str, Any]) -
     return {
         path: value for path, value in outputs.items() if path in cotangents and value.shape == cotangents[path].shape
     }
-
-
-def _narrow(dtype: Any) -> Any:
-    """The dtype that an array has outside 64-bit mode."""
-    return {"float64": np.float32, "int64": np.int32, "uint64": np.uint32}.get(np.dtype(dtype).name, dtype)

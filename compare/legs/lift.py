@@ -27,6 +27,8 @@ class Lifted:
 
     Args:
         closed: the traced function.
+        own_tables: whether what depends on no argument (a table of sines, frequencies) keeps the precision it was
+            traced in: what the port really holds.
 
     Attributes:
         islands: where casts to a lower precision were left out, known after the first call.
@@ -34,8 +36,9 @@ class Lifted:
             written, known after the first call. Only these still round.
     """
 
-    def __init__(self, closed: Any) -> None:
+    def __init__(self, closed: Any, own_tables: bool = False) -> None:
         self.closed = closed
+        self._own_tables = own_tables
         self.islands: list[str] = []
         self.constants: dict[int, str] = {}
         self._moves: Any = None
@@ -60,8 +63,15 @@ class Lifted:
         for var, value in zip(jaxpr.constvars, consts, strict=True):
             environment[var] = self._constant(var, value)
         environment.update(zip(jaxpr.invars, map(raised, values), strict=True))
+        tables = dict(zip(jaxpr.constvars, consts, strict=True)) if self._own_tables else {}
         for equation in jaxpr.eqns:
-            results = self._equation(equation, [read(atom, equation) for atom in equation.invars])
+            if self._own_tables and all(isinstance(atom, jex.Literal) or atom in tables for atom in equation.invars):
+                given = [atom.val if isinstance(atom, jex.Literal) else tables[atom] for atom in equation.invars]
+                found = _as_traced_results(equation, given)
+                tables.update(zip(equation.outvars, found, strict=True))
+                results = [raised(value) for value in found]
+            else:
+                results = self._equation(equation, [read(atom, equation) for atom in equation.invars])
             environment.update(zip(equation.outvars, results, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
@@ -139,9 +149,9 @@ class Lifted:
             self.islands.append(f"{np.dtype(dtype).name} at {_where(equation)}")
 
 
-def lift(closed: Any) -> Lifted:
+def lift(closed: Any, own_tables: bool = False) -> Lifted:
     """The lifted form of a traced function; its ``islands`` are known after the first call."""
-    return Lifted(closed)
+    return Lifted(closed, own_tables)
 
 
 def raised(value: Any) -> Any:
@@ -174,6 +184,15 @@ def _rounds(value: Any) -> bool:
         return False  # at most six digits: as_written has read it back
     mantissas = np.frexp(array.astype(np.float64))[0] * 2.0 ** (8 if single else 4)
     return bool(np.any(np.isfinite(mantissas) & (mantissas != np.round(mantissas))))
+
+
+def _as_traced_results(equation: Any, values: Sequence[Any]) -> list[Any]:
+    """What an equation returns in the precision it was traced in."""
+    if equation.primitive.name not in _CALLS:
+        return _as_list(equation.primitive.bind(*values, **equation.params))
+    body = next(equation.params[key] for key in _BODY_NAMES if key in equation.params)
+    closed = body if hasattr(body, "consts") else jex.ClosedJaxpr(body, ())
+    return list(jex.jaxpr_as_fun(closed)(*values))
 
 
 def _as_traced(value: Any, dtype: Any) -> Any:

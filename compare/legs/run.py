@@ -8,7 +8,7 @@ import numpy as np
 
 from compare.structure import Call
 
-__all__ = ["TIES", "Case", "Flow", "Run", "flow"]
+__all__ = ["TIES", "Case", "Flow", "Run", "flow", "zeros_for_none"]
 
 Flow = Literal["none", "zero", "non-zero"]
 
@@ -27,6 +27,8 @@ class Case:
         masks: dropout keep-masks in call order (training mode), as the torch leg recorded them.
         aside: words for a circumstance in which right ports may differ ("at ties and exact zeros"), and what differs in
             such a case alone is a note; empty for an ordinary case.
+        cancels: whether these are not the user's inputs and vary little about a large mean. Flax's norms compute
+            E[x²] - E[x]² unless told not to, and are less accurate there: a note.
         forward_only: whether only the float64 outputs are compared, since the case costs programs of its own.
     """
 
@@ -36,6 +38,7 @@ class Case:
     cotangents: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     masks: tuple[np.ndarray, ...] = ()
     aside: str = ""
+    cancels: bool = False
     forward_only: bool = False
 
 
@@ -65,3 +68,13 @@ def flow(gradient: np.ndarray | None, noise: float = 0.0) -> Flow:
     if gradient is None:
         return "none"
     return "non-zero" if gradient.size and not np.abs(gradient).max() <= noise else "zero"
+
+
+def zeros_for_none(
+    gradients: Mapping[str, np.ndarray | None], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """The gradients named in ``shapes``, zeros where none flows: "none" and zero are equal here."""
+    return {
+        name: np.zeros(shape) if (gradient := gradients.get(name)) is None else gradient
+        for name, shape in shapes.items()
+    }

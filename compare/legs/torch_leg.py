@@ -11,10 +11,11 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from compare.legs.dropout import TorchMasks
+from compare.legs.dtypes import shared_16_bit_type
 from compare.legs.lookups import Lookup, Lookups
 from compare.legs.run import Case, Run
 from compare.legs.torch_lift import TorchLift, raise_plain_tensors
-from compare.legs.watch import TorchWatch
+from compare.legs.watch import Reached, TorchWatch
 from compare.result import UsageError
 from compare.structure import Call, flatten, is_floating, rebuild, to_numpy
 from compare.verdict import unit_roundoff
@@ -52,11 +53,16 @@ class TorchLeg:
         self.select = select
         self.loss = loss
         own = copy.deepcopy(model).cpu()
-        raise_plain_tensors(own, self.dtype)
-        self.model = own.to(self.dtype).train(mode == "train")
+        # The working precision is the one that the model holds; a model in float64 is used in float32 by its port.
+        self.low = shared_16_bit_type([p.dtype for p in own.parameters()]) if precision == "float32" else None
+        if self.low is None:
+            raise_plain_tensors(own, self.dtype)
+            own = own.to(self.dtype)
+        self.model = own.train(mode == "train")
         self._parameters = dict(self.model.named_parameters())
         # Tied names are listed once, as the mapping lists them.
         self._buffers = dict(self.model.named_buffers())
+        self._loaded: Mapping[str, np.ndarray] | None = None
 
     def run(
         self,
@@ -65,6 +71,7 @@ class TorchLeg:
         trace: bool = False,
         edit: AbstractContextManager[Any] | None = None,
         clock: Callable[[], int] = lambda: 0,
+        until: int | None = None,
     ) -> Run:
         """Runs ``case`` forward, and backward if it has cotangents.
 
@@ -74,11 +81,16 @@ class TorchLeg:
             trace: whether to record checkpoints, with their gradients.
             edit: a hypothesis: a context in which the model computes something else.
             clock: read at each checkpoint.
+            until: number of the checkpoint to stop at; then there are checkpoints only, without gradients.
         """
-        noise = None if perturbation is None else _Noise(perturbation, self.precision)
+        noise = None if perturbation is None else _Noise(perturbation)
         self._load(case.weights, noise)
         arguments, leaves = self._arguments(case.call, noise)
-        watch = TorchWatch(clock) if trace else None
+        watch = TorchWatch(clock, until) if trace else None
+        if until is not None:
+            with contextlib.suppress(Reached), self._environment(case, noise, watch), edit or contextlib.nullcontext():
+                self.model(*arguments.args, **arguments.kwargs)
+            return Run(outputs={}, checkpoints=watch.checkpoints() if watch else ())
         with self._environment(case, noise, watch), edit or contextlib.nullcontext():
             returned = self.model(*arguments.args, **arguments.kwargs)
             outputs = self._outputs(returned)
@@ -155,8 +167,11 @@ class TorchLeg:
             return self.model(*arguments.args, **arguments.kwargs)
 
     def _load(self, weights: Mapping[str, np.ndarray], noise: "_Noise | None") -> None:
+        # A search runs one case thousands of times, and no forward pass changes a parameter.
+        kept = noise is None and self._loaded is weights
+        self._loaded = weights if noise is None else None
         with torch.no_grad():
-            for name, tensor in (self._parameters | self._buffers).items():
+            for name, tensor in (self._buffers if kept else self._parameters | self._buffers).items():
                 value = torch.from_numpy(np.array(weights[name])).to(tensor.dtype)
                 tensor.copy_(noise(value) if noise else value)
 
@@ -166,7 +181,7 @@ class TorchLeg:
         for path, array in flatten(call).items():
             tensor = torch.from_numpy(to_numpy(array))
             if is_floating(array):
-                tensor = tensor.to(self.dtype)
+                tensor = tensor.to(self.low or self.dtype)
                 tensor = (noise(tensor) if noise else tensor).requires_grad_()
                 leaves[path] = tensor
             tensors[path] = tensor
@@ -222,7 +237,8 @@ class TorchLeg:
         terms = [
             (torch.from_numpy(np.array(case.cotangents[path])).to(value.dtype) * value).sum()
             for path, value in outputs.items()
-            if path in case.cotangents and value.requires_grad
+            # Another shape is another check's finding.
+            if path in case.cotangents and value.requires_grad and case.cotangents[path].shape == tuple(value.shape)
         ]
         found: dict[str, np.ndarray | None] = {f"p.{name}": None for name in self._parameters}
         found |= {f"i.{path}": None for path in leaves}
@@ -242,15 +258,15 @@ class TorchLeg:
 class _Noise:
     """Moves floating tensors by at most one rounding, at random."""
 
-    def __init__(self, seed: int, precision: Precision) -> None:
+    def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
-        # A relative move of 2u, uniform in sign and size, rounds to the neighbouring number about half of the time.
-        self.size = 2 * unit_roundoff(precision)
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.is_floating_point():
             return tensor
-        move = torch.empty_like(tensor).uniform_(-self.size, self.size, generator=self.generator)
+        # A relative move of 2u, uniform in sign and size, rounds to the neighbouring number about half of the time.
+        size = 2 * unit_roundoff(str(tensor.dtype).removeprefix("torch."))
+        move = torch.empty_like(tensor).uniform_(-size, size, generator=self.generator)
         return torch.addcmul(tensor, tensor, move)
 
 

@@ -18,7 +18,7 @@ from jax.extend import core as jex
 
 from compare.structure import Call, flatten, is_floating, rebuild, to_numpy
 
-__all__ = ["Checkpoint", "FlaxWatch", "TorchWatch"]
+__all__ = ["Checkpoint", "FlaxWatch", "Reached", "TorchWatch"]
 
 Edge = Literal["input", "output"]
 
@@ -131,15 +131,21 @@ class FlaxWatch:
         )
 
 
+class Reached(Exception):  # noqa: N818
+    """The last checkpoint that is wanted has been recorded."""
+
+
 class TorchWatch:
     """Records checkpoints while a torch model runs, by hooks.
 
     Args:
         clock: read at each checkpoint.
+        until: number of the last checkpoint that is wanted; ``Reached`` is raised there. None for all.
     """
 
-    def __init__(self, clock: Callable[[], int]) -> None:
+    def __init__(self, clock: Callable[[], int], until: int | None = None) -> None:
         self._clock = clock
+        self._until = until
         self._edges: list[tuple[str, Edge, list[torch.Tensor], int]] = []
 
     def hooks(self, model: torch.nn.Module) -> list[Any]:
@@ -172,6 +178,8 @@ class TorchWatch:
                 if changed[path].requires_grad:
                     changed[path].retain_grad()
         self._edges.append((name, edge, list(changed.values()), self._clock()))
+        if self._until is not None and len(self._edges) > self._until:
+            raise Reached
         return rebuild(structure, changed) if changed else structure
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:

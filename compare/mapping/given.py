@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from compare.mapping.conventions import Piece, Slot, expected_shape, kind_of, make_rule, moves
+from compare.mapping.conventions import Piece, Slot, expected_shape, kind_of, moves
 from compare.mapping.leaves import TorchLeaf
 from compare.mapping.rules import Rule
 from compare.mapping.weight_mapping import MappingProblem
@@ -19,8 +19,8 @@ Given = Mapping[str, Any] | Callable[[str], Any] | None
 
 def given_rules(
     given: Given, leaves: Mapping[str, TorchLeaf], flax_shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[list[Rule], list[MappingProblem], set[str]]:
-    """Rules and misfits of the pairs that the user names, and the torch names that these speak of.
+) -> tuple[list[Rule], list[tuple[Piece, Slot]], list[MappingProblem], set[str]]:
+    """What the user's pairs come to: rules of functions, plain pairs, misfits, and the torch names spoken of.
 
     Args:
         given: torch name -> Flax path, (Flax path, linear function) or (Flax path, linear function, its inverse); or a
@@ -32,6 +32,7 @@ def given_rules(
         UsageError: a name or path does not exist, a path is given twice, or a function is not linear.
     """
     rules: list[Rule] = []
+    pairs: list[tuple[Piece, Slot]] = []
     problems: list[MappingProblem] = []
     named = _named(given, leaves)
     for name, target in named.items():
@@ -40,7 +41,7 @@ def given_rules(
             raise UsageError(f"mapping: the torch model has no {name!r}; it has {', '.join(leaves)}")
         if path not in flax_shapes:
             raise UsageError(f"mapping: the Flax model has no {path!r}; it has {', '.join(flax_shapes)}")
-        if path in {rule.target for rule in rules}:
+        if path in {rule.target for rule in rules} | {slot.target for _, slot in pairs}:
             raise UsageError(f"mapping: {path!r} is given twice; every Flax array is written once")
         leaf, shape = leaves[name], tuple(flax_shapes[path])
         piece = Piece(name, leaf.shape, kind_of(leaf.owner), leaf.owner.__name__, leaf.parameter)
@@ -53,12 +54,11 @@ def given_rules(
                 detail = f"expected shape {shape}, found {result} from {name} by the given function"
                 problems.append(MappingProblem(path, "both", detail))
             continue
-        fitting = moves(piece, Slot(path, shape))
-        if fitting:
-            rules.append(make_rule(piece, Slot(path, shape), fitting[0], "given"))
+        if moves(piece, Slot(path, shape)):
+            pairs.append((piece, Slot(path, shape)))
         else:
             problems.append(misfit(piece, Slot(path, shape)))
-    return rules, problems, set(named)
+    return rules, pairs, problems, set(named)
 
 
 def _named(given: Given, leaves: Mapping[str, TorchLeaf]) -> Mapping[str, Any]:

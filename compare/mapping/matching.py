@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from compare.mapping.conventions import moves
 from compare.mapping.flax_units import Holder
-from compare.mapping.names import Names, similarity
+from compare.mapping.names import Names, same_name, similarity
 from compare.mapping.rules import Found
 from compare.mapping.torch_units import Unit
 
@@ -33,12 +33,14 @@ class Pair:
     Args:
         found: what proposed it.
         rivals: numbers of other pairs of the same matching that could as well be exchanged with it.
+        sure: whether both have the same name, or shapes leave no other way.
     """
 
     unit: Unit
     holder: Holder
     found: Found
     rivals: tuple[int, ...] = ()
+    sure: bool = True
 
 
 def roles_that_fit(unit: Unit, holder: Holder) -> list[str] | None:
@@ -51,15 +53,16 @@ def roles_that_fit(unit: Unit, holder: Holder) -> list[str] | None:
     return roles if all(moves(unit.pieces[role], holder.slots[role]) for role in roles) else None
 
 
-def match(units: Sequence[Unit], holders: Sequence[Holder]) -> list[Pair]:
+def match(units: Sequence[Unit], holders: Sequence[Holder], by_order: bool = False) -> list[Pair]:
     """Pairs each unit with at most one holder, so that names and order agree best over all.
 
     Args:
         units, holders: of both sides, in the order of execution or definition.
+        by_order: whether order goes before names that are not the same.
     """
     if not units or not holders:
         return []
-    likeness, score = _tables(units, holders)
+    likeness, same, score = _tables(units, holders, by_order)
     rows, columns = linear_sum_assignment(score, maximize=True)
     chosen = [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if score[i, j] > _NEVER / 2]
     pairs = []
@@ -72,7 +75,9 @@ def match(units: Sequence[Unit], holders: Sequence[Holder]) -> list[Pair]:
             and score[k, j] > _NEVER / 2
             and likeness[i, m] + likeness[k, j] >= likeness[i, j] + likeness[k, m] - _MARGIN
         )
-        pairs.append(Pair(units[i], holders[j], _found(likeness, score, i, j, bool(rivals)), rivals))
+        sure = bool(same[i, j]) or (score[i] > _NEVER / 2).sum() == (score[:, j] > _NEVER / 2).sum() == 1
+        found = "order" if by_order and not sure else _found(likeness, score, i, j, bool(rivals))
+        pairs.append(Pair(units[i], holders[j], found, rivals, bool(sure)))
     return pairs
 
 
@@ -83,12 +88,15 @@ def _found(likeness: np.ndarray, score: np.ndarray, i: int, j: int, rivals: bool
     return "shape" if alone and likeness[i, j] < 0.5 else "name"
 
 
-def _tables(units: Sequence[Unit], holders: Sequence[Holder]) -> tuple[np.ndarray, np.ndarray]:
-    """How alike names are, and the whole score, of every unit (row) and holder (column)."""
+def _tables(
+    units: Sequence[Unit], holders: Sequence[Holder], by_order: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How alike names are, whether they are the same, and the whole score, of every unit (row) and holder (column)."""
     ours, theirs = Names({u.name: u.kind for u in units}), Names({h.name: h.kind for h in holders})
     mine = [ours.components(unit.name) for unit in units]
     other = [theirs.components(holder.name) for holder in holders]
     likeness = np.zeros((len(units), len(holders)))
+    same = np.zeros(likeness.shape, bool)
     score = np.full(likeness.shape, _NEVER)
     by_size: dict[int, list[int]] = defaultdict(list)
     for j, holder in enumerate(holders):
@@ -102,12 +110,16 @@ def _tables(units: Sequence[Unit], holders: Sequence[Holder]) -> tuple[np.ndarra
             likeness[i, j] = similarity(mine[i], other[j])
             if unit.kind == "buffer" and likeness[i, j] < _BUFFER_NAME:
                 continue
+            same[i, j] = same_name(mine[i], other[j])
             missing = len(unit.pieces) + len(holders[j].slots) - 2 * len(roles)
             apart = (places[0][i] - places[1][j]) ** 2
-            score[i, j] = likeness[i, j] - _MISSING_ROLE * missing - _ORDER * apart
+            worth = (
+                2.0 * same[i, j] - 4.0 * apart + 0.05 * likeness[i, j] if by_order else likeness[i, j] - _ORDER * apart
+            )
+            score[i, j] = worth - _MISSING_ROLE * missing
             score[i, j] -= 0.0 if unit.kind == holders[j].kind else _OTHER_KIND
             score[i, j] -= 0.5 * unit.optional
-    return likeness, score
+    return likeness, same, score
 
 
 def _size(whole: Unit | Holder) -> int:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-__all__ = ["Component", "Names", "similarity"]
+__all__ = ["Component", "Names", "same_name", "similarity"]
 
 _SYNONYMS = {
     "linear": "fc dense linear lin proj projection lineargeneral densegeneral conv1d",
@@ -19,7 +19,7 @@ _SYNONYMS = {
     "norm": "norm ln layernorm bn batchnorm gn groupnorm rmsnorm rms layernormalization batchnorm1d batchnorm2d",
     "embed": "embed embedding embeddings emb table wte",
     "attention": "attn attention mha mhsa multiheadattention multiheaddotproductattention selfattention",
-    "query": "q query", "key": "k key", "value": "v value", "out": "o out output",
+    "query": "q query wq", "key": "k key wk", "value": "v value wv", "out": "o out output wo",
     "position": "pos position positional positions wpe", "token": "tok token tokens word",
     "layer": "layer layers block blocks h", "encoder": "enc encoder", "decoder": "dec decoder",
     "head": "head classifier logits lmhead", "feedforward": "mlp ffn ff feedforward",
@@ -34,17 +34,17 @@ _CLASS_WORDS = frozenset({"linear", "conv", "convtranspose", "norm", "recurrent"
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """One part of a dotted name.
+    """One word of a dotted name.
 
     Args:
-        words: canonical.
-        raw: as written.
+        word: canonical.
+        raw: the part that it ends, as written; empty for the words before.
         rank: of its number among its siblings; None without a number.
         count: how many siblings differ from it in the number only, itself included.
         own: whether a person chose the number ("fc1"), not a list or a framework ("layers.1", "Dense_1").
     """
 
-    words: frozenset[str]
+    word: str
     raw: str
     rank: int | None
     count: int
@@ -52,12 +52,12 @@ class Component:
 
 
 @lru_cache(maxsize=4096)
-def _words(text: str) -> frozenset[str]:
+def _words(text: str) -> tuple[str, ...]:
     whole = text.replace("_", "").lower()
     if whole in _CANONICAL:
-        return frozenset({_CANONICAL[whole]})
+        return (_CANONICAL[whole],)
     parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", text)
-    return frozenset(_CANONICAL.get(part.lower(), part.lower()) for part in parts)
+    return tuple(_CANONICAL.get(part.lower(), part.lower()) for part in parts) or ("",)
 
 
 @lru_cache(maxsize=4096)
@@ -112,12 +112,14 @@ class Names:
         for (key, number), (stem, _, own) in zip(self._keys(name), self._levels[name], strict=True):
             ranks = self._ranks.get(key, {})
             rank = None if number is None else ranks[number]
-            found.append(Component(_words(stem), f"{stem}{'' if number is None else number}", rank, len(ranks), own))
+            *before, last = _words(stem)
+            found += [Component(word, "", None, 0, False) for word in before]
+            found.append(Component(last, f"{stem}{'' if number is None else number}", rank, len(ranks), own))
         return tuple(found)
 
 
 def similarity(ours: tuple[Component, ...], theirs: tuple[Component, ...]) -> float:
-    """Between 0 and 1: the best alignment of their parts, in order, as a share of all parts."""
+    """Between 0 and 1: the best alignment of their words, in order, as a share of all words."""
     if ours == theirs:
         return 1.0
     row = [0.0] * (len(theirs) + 1)
@@ -126,21 +128,33 @@ def similarity(ours: tuple[Component, ...], theirs: tuple[Component, ...]) -> fl
         for j, b in enumerate(theirs):
             best = max(row[j + 1], row[j], diagonal + _alike(a, b))
             diagonal, row[j + 1] = row[j + 1], best
-    return 2 * row[-1] / max(len(ours) + len(theirs), 1)
+    return 2 * row[-1] / max(sum(map(_weight, (*ours, *theirs))), 0.5)
+
+
+def same_name(ours: tuple[Component, ...], theirs: tuple[Component, ...]) -> bool:
+    """Whether both say the same in all words, and in all numbers by rank, of lists of the same length."""
+    return len(ours) == len(theirs) and all(
+        a.word == b.word and ((a.rank == b.rank and a.count == b.count) or (a.own and b.own and a.raw == b.raw))
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def _weight(component: Component) -> float:
+    return 0.5 if component.word in _CLASS_WORDS or not component.word else 1.0
 
 
 @lru_cache(maxsize=65536)
 def _alike(a: Component, b: Component) -> float:
-    common = sum(0.5 if word in _CLASS_WORDS else 1.0 for word in a.words & b.words)
-    every = sum(0.5 if word in _CLASS_WORDS else 1.0 for word in (*a.words, *b.words))
-    if not every:
-        return 0.5 if a.rank == b.rank else 0.0
-    share = 2 * common / every
+    if a.word != b.word:
+        # A bare number, as in torch's Sequential, stands for whatever has a number in a list of that length.
+        numbers = "" in (a.word, b.word) and None not in (a.rank, b.rank) and a.count == b.count
+        return 0.4 if numbers and a.rank == b.rank else 0.0
+    share = _weight(a)
     if a.rank is None or b.rank is None:
-        return share if a.rank == b.rank else 0.9 * share
+        return share if a.rank == b.rank else 0.7 * share
     if a.own and b.own and a.raw == b.raw:
         return share
-    if share < 1 or a.count != b.count:  # numbers of other things, or of other lists, say nothing
+    if a.count != b.count:  # numbers of other lists say nothing
         return 0.6 * share
     # Rank alone is a little less than the very same name; another number is nearly another module.
     same = 0.8 if a.own or b.own else 1.0

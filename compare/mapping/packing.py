@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from compare.mapping.conventions import Move, Piece, Slot, make_rule, moves
 from compare.mapping.flax_units import Holder
-from compare.mapping.names import Names
+from compare.mapping.names import Names, similarity
 from compare.mapping.rules import Part, Rule
 from compare.mapping.torch_units import Unit
 
-__all__ = ["Packed", "pack"]
+__all__ = ["Packed", "pack", "pack_attention"]
 
 Item = TypeVar("Item", Unit, Holder)
 
@@ -27,6 +27,28 @@ class Packed:
     units: tuple[Unit, ...]
     holders: tuple[Holder, ...]
     options: tuple[tuple[Rule, ...], ...]
+
+
+def pack_attention(units: Sequence[Unit], holders: Sequence[Holder]) -> list[Packed]:
+    """Packed torch layers for which Flax has siblings called query, key and value, where torch has none so called."""
+    ours, theirs = Names({u.name: u.kind for u in units}), Names({h.name: h.kind for h in holders})
+    if any(component.word == "query" for unit in units for component in ours.components(unit.name)):
+        return []
+    groups = []
+    for _, siblings in itertools.groupby(holders, lambda holder: holder.name.rpartition(".")[0]):
+        family = {theirs.components(holder.name)[-1].word: holder for holder in siblings}
+        if {"query", "key", "value"} <= set(family):
+            groups.append([family["query"], family["key"], family["value"]])
+    found = []
+    for unit in units:
+        fitting = [(group, options) for group in groups if (options := _split(unit, group))]
+        if not fitting:
+            continue
+        mine = ours.components(unit.name)
+        group, options = max(fitting, key=lambda pair: similarity(mine, theirs.components(pair[0][0].name)))
+        found.append(Packed((unit,), tuple(group), options))
+        groups = [other for other in groups if other is not group]
+    return found
 
 
 def pack(units: Sequence[Unit], holders: Sequence[Holder]) -> list[Packed]:
@@ -62,8 +84,7 @@ def _groups(items: Sequence[Item]) -> Iterator[list[Item]]:
 
 
 def _meaning(names: Names, name: str) -> int:
-    words = names.components(name)[-1].words if name else frozenset()
-    return min((_ORDER[word] for word in words if word in _ORDER), default=len(_ORDER))
+    return min((_ORDER[c.word] for c in names.components(name) if c.word in _ORDER), default=len(_ORDER))
 
 
 def _split(unit: Unit, group: Sequence[Holder]) -> tuple[tuple[Rule, ...], ...]:

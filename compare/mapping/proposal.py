@@ -1,7 +1,9 @@
 """The mapping that names, order and shapes propose; runs of both models confirm it (``settling``)."""
 
+import dataclasses
 import itertools
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -13,7 +15,7 @@ from compare.mapping.given import Given, given_rules, misfit
 from compare.mapping.leaves import torch_leaves
 from compare.mapping.matching import Pair, match, roles_that_fit
 from compare.mapping.names import Names, similarity
-from compare.mapping.packing import pack
+from compare.mapping.packing import Packed, pack, pack_attention
 from compare.mapping.rules import Found, Rule
 from compare.mapping.torch_units import NEVER_IN_FLAX, Unit, torch_units
 from compare.mapping.weight_mapping import Choice, MappingProblem, WeightMapping
@@ -51,31 +53,75 @@ def propose_mapping(
     Raises:
         UsageError: ``given`` names an array or path that does not exist.
     """
+    first, unsure = _propose(torch_model, flax_shapes, given, kinds or {}, orders, by_order=False)
+    if not unsure or orders is None or (called := orders()) is None:
+        return first
+    other, _ = _propose(torch_model, flax_shapes, given, kinds or {}, lambda: called, by_order=True)
+    same = {(r.source, r.target) for r in first.rules} == {(r.source, r.target) for r in other.rules}
+    return first if same or other.problems else dataclasses.replace(first, other=other)
+
+
+def _propose(
+    torch_model: torch.nn.Module,
+    flax_shapes: Mapping[str, tuple[int, ...]],
+    given: Given,
+    kinds: Mapping[str, str],
+    orders: Callable[[], Orders | None] | None,
+    by_order: bool,
+) -> tuple[WeightMapping, bool]:
+    """One mapping, and whether names left another possible."""
     leaves = torch_leaves(torch_model)
-    rules, problems, spoken = given_rules(given, leaves, flax_shapes)
-    draft = _Draft(rules, problems, {(rule.source, None) for rule in rules})
-    taken = {rule.target for rule in rules} | {problem.name for problem in problems}
+    rules, pairs, problems, spoken = given_rules(given, leaves, flax_shapes)
+    draft = _Draft(rules, problems, by_order)
+    for piece, slot in pairs:
+        draft.place(piece, slot, "given")
+    taken = {rule.target for rule in draft.rules} | {problem.name for problem in problems}
     kept = {name: leaf for name, leaf in leaves.items() if name not in spoken}
     units = torch_units(torch_model, kept)
     free = {path: shape for path, shape in flax_shapes.items() if path not in taken}
     holders = flax_holders(unstacked(free, _lists(torch_model, units)))
+    units, holders = draft.pack_all(units, holders, pack_attention)
     units, holders = draft.match_all(units, holders, orders)
-    units, holders = draft.pack_all(units, holders)
+    units, holders = draft.match_all(_cells_as_layers(units), holders, orders)
+    units, holders = draft.pack_all(units, holders, pack)
     units, holders = draft.name_all(units, holders)
     units, holders = draft.match_all(draft.singles(units), _alone(holders), None)
     without = [name for name in leaves if name.rpartition(".")[2] in NEVER_IN_FLAX]
+    units, holders = draft.rejoin(units, holders)
     without += draft.leave_units(units)
-    flax_only = draft.leave_holders(holders, kinds or {})
-    return WeightMapping(tuple(draft.rules), tuple(without), tuple(draft.problems), draft.choices(), tuple(flax_only))
+    flax_only = draft.leave_holders(holders, kinds)
+    mapping = WeightMapping(
+        tuple(draft.rules), tuple(without), tuple(draft.problems), draft.choices(), tuple(flax_only)
+    )
+    return mapping, draft.unsure
+
+
+def _cells_as_layers(units: Sequence[Unit]) -> list[Unit]:
+    """Recurrent cells without counterpart as two layers each, for ports that write the recurrence themselves."""
+    found: list[Unit] = []
+    for unit in units:
+        if unit.kind not in ("LSTM", "GRU", "RNN"):
+            found.append(unit)
+            continue
+        for side, name in (("ih", "input"), ("hh", "recurrent")):
+            pieces = {
+                role.rpartition(".")[2]: dataclasses.replace(piece, part=None)
+                for role, piece in unit.pieces.items()
+                if role.startswith(side)
+            }
+            found.append(Unit(f"{unit.name}.{name}", "linear", pieces))
+    return found
 
 
 class _Draft:
     """A mapping that grows."""
 
-    def __init__(self, rules: list[Rule], problems: list[MappingProblem], done: set[tuple[str, object]]) -> None:
+    def __init__(self, rules: list[Rule], problems: list[MappingProblem], by_order: bool) -> None:
         self.rules = rules
         self.problems = problems
-        self._done = done
+        self.unsure = False
+        self._by_order = by_order
+        self._done: set[tuple[str, object]] = {(rule.source, None) for rule in rules}
         self._turns: dict[tuple[object, ...], list[tuple[Piece, Slot, list[Move], Found]]] = defaultdict(list)
         self._exchanges: list[Choice] = []
         self._left: list[tuple[Piece, str]] = []
@@ -87,11 +133,12 @@ class _Draft:
         """Pairs whole units; returns those without counterpart."""
         pairs = match(units, holders)
         called: Orders | None = None
-        if orders is not None and any(pair.rivals for pair in pairs):
+        if orders is not None and (self._by_order or any(pair.rivals for pair in pairs)):
             called = orders()
             if called is not None:
                 units, holders = _sorted(units, called[0]), _sorted(holders, called[1])
-                pairs = match(units, holders)
+                pairs = match(units, holders, self._by_order)
+        self.unsure |= any(not pair.sure for pair in pairs)
         for pair in pairs:
             self._fill(pair.unit, pair.holder, pair.found)
         self._exchange(pairs, called)
@@ -104,7 +151,7 @@ class _Draft:
     def _fill(self, unit: Unit, holder: Holder, found: Found) -> None:
         roles = roles_that_fit(unit, holder) or []
         for role in roles:
-            self._place(unit.pieces[role], holder.slots[role], found)
+            self.place(unit.pieces[role], holder.slots[role], found)
         for role, piece in unit.pieces.items():
             if role in holder.slots:
                 continue
@@ -115,7 +162,8 @@ class _Draft:
                 self._left.append((piece, unit.kind))
         self._unfilled += [slot for role, slot in holder.slots.items() if role not in unit.pieces]
 
-    def _place(self, piece: Piece, slot: Slot, found: Found) -> None:
+    def place(self, piece: Piece, slot: Slot, found: Found) -> None:
+        """Adds the rule by which ``piece`` fills ``slot``, and remembers other ways to lay it out."""
         ways = moves(piece, slot)
         self._add(make_rule(piece, slot, ways[0], found), piece)
         if len(ways) > 1:
@@ -134,6 +182,7 @@ class _Draft:
     def _exchange(self, pairs: Sequence[Pair], called: Orders | None) -> None:
         """A choice for each set of pairs that neither names nor shapes tell apart."""
         seen: set[int] = set()
+        alike: dict[tuple[object, ...], list[tuple[list[tuple[Rule, ...]], bool]]] = defaultdict(list)
         for number, pair in enumerate(pairs):
             group = [number, *pair.rivals]
             if not pair.rivals or seen & set(group):
@@ -146,17 +195,31 @@ class _Draft:
                 continue
             orders = itertools.permutations(range(len(members)))
             options = [option for order in orders if (option := _exchanged(members, order))]
-            self._exchanges.append(Choice(tuple(options), blind))
+            # Blocks that repeat are written alike: what is exchanged in one is exchanged in all.
+            pattern = (len(options), *(_undigited(m.unit.name) + _undigited(m.holder.name) for m in members))
+            alike[pattern].append((options, blind))
+        for several in alike.values():
+            together = [tuple(r for options, _ in several for r in options[k]) for k in range(len(several[0][0]))]
+            self._exchanges.append(Choice(tuple(together), any(blind for _, blind in several)))
 
-    def pack_all(self, units: Sequence[Unit], holders: Sequence[Holder]) -> tuple[list[Unit], list[Holder]]:
-        """Layers that one side keeps in one array."""
-        open_units = [unit for unit in units if not unit.optional and not self._all_done(unit)]
-        found = pack(open_units, holders)
+    def pack_all(
+        self,
+        units: Sequence[Unit],
+        holders: Sequence[Holder],
+        packing: Callable[[Sequence[Unit], Sequence[Holder]], list[Packed]],
+    ) -> tuple[list[Unit], list[Holder]]:
+        """Layers that one side keeps in one array; all of a model are laid out alike."""
+        open_units = [unit for unit in units if not self._all_done(unit)]
+        found = packing(open_units, holders)
+        alike: dict[int, list[Packed]] = defaultdict(list)
         for packed in found:
             self.rules += packed.options[0]
             self._done |= {(piece.source, str(piece.part)) for unit in packed.units for piece in unit.pieces.values()}
-            if len(packed.options) > 1:
-                self._exchanges.append(Choice(packed.options))
+            alike[len(packed.options)].append(packed)
+        for count, several in alike.items():
+            if count > 1:
+                together = [tuple(r for packed in several for r in packed.options[k]) for k in range(count)]
+                self._exchanges.append(Choice(tuple(together)))
         used = {id(item) for packed in found for item in (*packed.units, *packed.holders)}
         return (
             [unit for unit in open_units if id(unit) not in used],
@@ -184,7 +247,7 @@ class _Draft:
                 if slot is None:
                     self._left.append((piece, unit.kind))
                 elif moves(piece, slot):
-                    self._place(piece, slot, "name")
+                    self.place(piece, slot, "name")
                 else:
                     self.problems.append(misfit(piece, slot))
             self._unfilled += [slot for role, slot in holder.slots.items() if role not in unit.pieces]
@@ -194,9 +257,6 @@ class _Draft:
         """Each array of what is left as a unit of its own."""
         found = []
         for unit in units:
-            if unit.kind in ("LSTM", "GRU", "RNN"):
-                self._left += [(piece, unit.kind) for piece in unit.pieces.values()]
-                continue
             for role, piece in unit.pieces.items():
                 if self._is_done(piece):
                     continue
@@ -204,6 +264,22 @@ class _Draft:
                 kind = "array" if piece.parameter else "buffer"
                 found.append(Unit(name, kind, {"array": piece}, unit.optional))
         return found
+
+    def rejoin(self, units: Sequence[Unit], holders: Sequence[Holder]) -> tuple[list[Unit], list[Holder]]:
+        """Arrays that were left behind by their modules, with those of the same full name."""
+        left = [Unit(p.source, kind, {"array": p}) for p, kind in self._left if not self._is_done(p)]
+        left += [u for u in units if len(u.pieces) == 1]
+        slots = [Holder(slot.target, "array", {"array": slot}) for slot in self._unfilled]
+        slots += [holder for holder in holders if len(holder.slots) == 1]
+        by_path = {slot.target: slot for holder in slots for slot in holder.slots.values()}
+        for unit in left:
+            for piece in unit.pieces.values():
+                slot = by_path.get(piece.source)
+                if slot is not None and moves(piece, slot):
+                    self.place(piece, slot, "name")
+        filled = {rule.target for rule in self.rules}
+        self._unfilled = [slot for slot in self._unfilled if slot.target not in filled or slot.place is not None]
+        return list(units), [h for h in holders if not {slot.target for slot in h.slots.values()} <= filled]
 
     def leave_units(self, units: Sequence[Unit]) -> list[str]:
         """Reports what has no counterpart; returns the buffers among it, which need none."""
@@ -242,6 +318,10 @@ class _Draft:
         turned = {rule.target for choice in turns for rule in choice.options[0]}
         apart = [c for c in self._exchanges if not turned & {rule.target for rule in c.options[0]}]
         return (*turns, *apart)
+
+
+def _undigited(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
 
 
 def _shared_bias(unit: Unit, holder: Holder, role: str) -> Slot | None:

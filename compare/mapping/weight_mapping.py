@@ -58,6 +58,7 @@ class WeightMapping:
         flax_only: Flax leaves other than parameters that torch does not hold: they keep their own values.
         ambiguous: choices that no run decided.
         idle: problems whose arrays have no influence on the outputs.
+        other: another mapping, which the order of execution proposes, to be tried where this one does not agree.
     """
 
     rules: tuple[Rule, ...]
@@ -67,6 +68,7 @@ class WeightMapping:
     flax_only: tuple[str, ...] = ()
     ambiguous: tuple[str, ...] = ()
     idle: tuple[MappingProblem, ...] = ()
+    other: "WeightMapping | None" = None
 
     def to_flax(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
         """Flax leaves from torch arrays; rules whose source is absent are skipped."""
@@ -135,7 +137,7 @@ class WeightMapping:
         """The mapping with option ``number`` of ``choice`` in place of whichever stands in it."""
         keys = {_key(rule) for option in choice.options for rule in option}
         kept = tuple(rule for rule in self.rules if _key(rule) not in keys)
-        option = tuple(dataclasses.replace(rule, found=found) for rule in choice.options[number])
+        option = tuple(r if r.found == "given" else dataclasses.replace(r, found=found) for r in choice.options[number])
         return dataclasses.replace(self, rules=(*kept, *option))
 
     @property

@@ -1,1 +1,1 @@
-"""The references: every model of the tutorial in PyTorch, and in float64 NumPy with a hand-written backward pass."""
+"""The references: every model of the article in PyTorch, and in float64 NumPy with a hand-written backward pass."""

@@ -108,7 +108,7 @@ def _report(training: Training) -> Report:
     function = flax_function(port.flax_model, port.mode, port.flax_call, port.flax_variables, lambda: example)
     mapping = propose_mapping(port.torch_model, function.shapes, port.mapping, kinds=function.kinds)
     start = given_weights(port.torch_model)
-    if mapping.choices and not mapping.problems:
+    if (mapping.choices or mapping.other) and not mapping.problems:
         mapping = _settled(training, function, mapping)
     weights = check_weights(mapping, function, start, copied=True)
     if mapping.problems:

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fcjax.datasets.catalogue import DATASETS, load
     from fcjax.datasets.dataset import DataError, Dataset, Scaling, Split, Task
+    from fcjax.datasets.features import with_computed_features, with_features
+    from fcjax.datasets.pieces import Pieces
+    from fcjax.datasets.quantiles import Quantiles
     from fcjax.datasets.splitting import hold_out
     from fcjax.datasets.table import Preprocessing, load_table, read_table
 
@@ -17,7 +20,9 @@ __all__ = [
     "DATASETS",
     "DataError",
     "Dataset",
+    "Pieces",
     "Preprocessing",
+    "Quantiles",
     "Scaling",
     "Split",
     "Task",
@@ -25,13 +30,17 @@ __all__ = [
     "load",
     "load_table",
     "read_table",
+    "with_computed_features",
+    "with_features",
 ]
 
 _HOMES = {
     "DATASETS": "catalogue",
     "DataError": "dataset",
     "Dataset": "dataset",
+    "Pieces": "pieces",
     "Preprocessing": "table",
+    "Quantiles": "quantiles",
     "Scaling": "dataset",
     "Split": "dataset",
     "Task": "dataset",
@@ -39,6 +48,8 @@ _HOMES = {
     "load": "catalogue",
     "load_table": "table",
     "read_table": "table",
+    "with_computed_features": "features",
+    "with_features": "features",
 }
 
 

@@ -1,10 +1,13 @@
 """What every loader returns: plain, checked NumPy arrays, and how to bring them to a common scale."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from fcjax.datasets.features import Encoding
 
 __all__ = ["DataError", "Dataset", "Scaling", "Split", "Task"]
 
@@ -68,6 +71,10 @@ class Scaling:
         std = np.sqrt(variance) if variance > 0 else 1.0
         return cls(np.asarray(mean, np.float32), np.asarray(std, np.float32))
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, of which ``Scaling(**values)`` makes an equal object."""
+        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
+
     def apply(self, x: Any) -> Any:
         """``(x - mean) / std`` over the last axis; uint8 becomes float32."""
         return (x - self.mean) / self.std
@@ -108,6 +115,7 @@ class Dataset:
         classes: number of classes, None in regression.
         input_scaling, target_scaling: fitted on the training part alone; None where the data is to be used as it is.
         noise_floor: the root mean squared error of a perfect predictor, in the target's unit, where it is known.
+        encoding: of the inputs, by rank or in pieces, in place of ``input_scaling``.
 
     Raises:
         DataError: an array has another shape or dtype than ``Split`` says, is empty or holds NaN, inf or a label that
@@ -123,6 +131,7 @@ class Dataset:
     input_scaling: Scaling | None = None
     target_scaling: Scaling | None = None
     noise_floor: float | None = None
+    encoding: "Encoding | None" = None
 
     def __post_init__(self) -> None:
         if self.task not in ("classification", "regression"):

@@ -44,6 +44,43 @@ def test_a_built_in_port_passes(name: str) -> None:
     assert set(row(report)) >= {"name", "passed", "parameters", "output_error", "gradient_error"}
 
 
+SINGLE = [name for name in PORTS if name[:2] in {"A2", "A4", "A5", "A6", "A7", "A8"}]
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_single_sample_passes_as_a_batch_does(name: str) -> None:
+    """A1 is in the table as one sample too. That one sample leaves some units at rest says nothing about the port."""
+    port = PORTS[name]()
+    report = compare.check(dataclasses.replace(port, inputs=port.inputs[0]))
+    assert {c.name for c in report.checks if c.status not in ("passed", "noted")} <= {"adequacy"}, report.text()
+    assert report.numbers["output_error"]["float64"] < 1e-10
+    assert {leaf.path for leaf in report.check("gradients").leaves} >= {"input args.0", "input args.0 (NumPy)"}
+
+
+def test_a_wrong_single_sample_is_caught() -> None:
+    port = PORTS["A6 LowRankLinear"]()
+    slip = (lambda y: y, lambda y: y[::-1])
+    report = compare.check(dataclasses.replace(port, inputs=port.inputs[0], outputs=slip, numpy_model=None))
+    assert report.check("outputs").status == "failed"
+
+
+def test_a_single_image_is_a_batch_of_one() -> None:
+    """A3 flattens all axes but the first, on every leg."""
+    port = PORTS["A3 MNISTClassifier"]()
+    flax_model = port.flax_model
+    compare.convert(port.torch_model, flax_model)
+    images = port.inputs[:1]
+    with torch.no_grad():
+        expected = port.torch_model.eval()(torch.as_tensor(images)).numpy()
+    flax_model.eval()
+    found = port.numpy_model(given(port)).forward(images.astype(np.float64))[0]
+    assert found.shape == expected.shape == (1, 10)
+    # float32: log-probabilities of about 2 from sums of 784 products; in NumPy with float64.
+    np.testing.assert_allclose(np.asarray(flax_model(images)), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert np.abs(np.asarray(flax_model(images[:, ::-1])) - expected).max() > 1e-2
+
+
 def test_numpy_judges_too() -> None:
     leaves = {leaf.path for leaf in report_of("A2 TorchModelWithActivation").check("gradients").leaves}
     assert {"layer1.weight", "layer1.weight (NumPy)", "input args.0", "input args.0 (NumPy)"} <= leaves

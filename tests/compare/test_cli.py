@@ -106,6 +106,11 @@ def test_check(capsys: Any, arguments: list[str], code: int, words: str) -> None
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ([], "Expected one of {models, check, convert}"),
+        (["modles"], "Unrecognized options: modles; did you mean models?"),
+        (["models", "--jsno", "x"], "Unrecognized options: --jsno, x; did you mean --json?"),
+        (["check", "--seed", "x", "@port"], "Error parsing --seed: "),
+        (["convert", "a", "b", "--torch", "c", "--flax", "d", "--to", "jax"], "invalid choice 'jax'"),
         (["check", "nothing.here:port"], "nothing.here can't be imported: ModuleNotFoundError"),
         (["check", "no_colon"], "expected an import path such as package.module:name"),
         (["check", "@absent"], "user_code_of_test_cli has no 'absent'"),
@@ -154,6 +159,12 @@ def test_check_writes_its_report_as_json(capsys: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_example")
+@pytest.mark.usefixtures("_example")
+def test_a_seed_reaches_a_port(capsys: Any) -> None:
+    assert "seed 0" in run(capsys, "check", "@port")[1]
+    assert "seed 7" in run(capsys, "check", "@port", "--seed", "7")[1]
+
+
 def test_convert_writes_a_file_and_keeps_it_on_error(capsys: Any, tmp_path: Path) -> None:
     model = torch_models.TorchModelWithActivation(3, 5, 2)
     source, target, back = tmp_path / "m.pt", tmp_path / "m.safetensors", tmp_path / "back.safetensors"

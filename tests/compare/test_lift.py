@@ -57,7 +57,7 @@ def test_a_float32_island_hides_nothing(seeded: Any, rows: Any, mistake: str) ->
     epsilon, shift = 1.01e-5 if mistake == "epsilon" else 1e-5, 1e-9 if mistake == "shift" else 0.0
     port = Applied(island(lambda y: normalised(epsilon)(y) + shift))
     report = compare.check(seeded(lambda: TorchApplied(torch_normalised)), port, rows(4, 5))
-    assert "float32 at" in report.settings["islands lifted"]
+    assert "float32 at" in report.settings["computed in float64 instead"]
     if mistake == "none":
         assert report.passed, report.text()
         assert report.numbers["output_error"]["float64"] < 1e-13

@@ -257,7 +257,7 @@ def test_masks_of_every_kind_are_replayed(rows: Any) -> None:
     ]  # fmt: skip
     first, second = (leg.run(dataclasses.replace(case, masks=masks)).outputs[""] for _ in range(2))
     assert np.array_equal(first, second)
-    all_kept = tuple(Mask(np.ones_like(mask), mask.keep) for mask in masks)
+    all_kept = tuple(Mask(np.ones_like(mask), 1.0) for mask in masks)
     kept = leg.run(dataclasses.replace(case, masks=all_kept)).outputs[""]
     evaluated = TorchLeg(model, "float64", "eval").run(case).outputs[""]
     assert kept.shape == evaluated.shape

@@ -2,7 +2,9 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from fcjax.cli import main
 from fcjax.config import UsageError
 from fcjax.datasets import load
+from fcjax.inspection import inspect_run
 from fcjax.models import MLP
 from fcjax.prediction import load_run
 
@@ -141,7 +144,15 @@ def test_what_the_user_gets_wrong(digits: Path, tmp_path: Path, capsys: pytest.C
     (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY")
     np.save(tmp_path / "wide.npy", np.zeros((3, 27, 28), np.uint8))
     np.save(tmp_path / "nan.npy", np.full((3, 28, 28), np.nan, np.float32))
+    np.save(tmp_path / "text.npy", np.array([["a"] * 784]))
+    np.save(tmp_path / "one.npy", np.float32(3))
+    np.save(tmp_path / "none.npy", np.zeros((0, 784), np.float32))
+    np.save(tmp_path / "huge.npy", np.full((2, 784), 1e300))
     cases = {
+        ("predict", str(digits), "--file", str(tmp_path / "text.npy")): "inputs: expected samples of real numbers, fou",
+        ("predict", str(digits), "--file", str(tmp_path / "one.npy")): "inputs: expected shape (n, 28, 28), found ()",
+        ("predict", str(digits), "--file", str(tmp_path / "none.npy")): "real numbers, found float32 of shape (0, 784)",
+        ("predict", str(digits), "--file", str(tmp_path / "huge.npy")): "inputs: expected finite numbers, found others",
         ("predict", str(tmp_path / "none"), "--file", "x.npy"): "config.json: expected a finished run of fcjax train",
         ("predict", str(digits), "--file", str(tmp_path / "x")): "x: expected a file, found nothing",
         ("predict", str(digits), "--file", str(tmp_path / "cut.npy")): "cut.npy: not a whole NumPy file",
@@ -170,3 +181,37 @@ def test_weights_that_are_not_the_models_are_refused(digits: Path, tmp_path: Pat
     save_file(arrays, tmp_path / "weights.safetensors", {"seeds": "[0, 1]"})
     with pytest.raises(UsageError, match=r"layers\.0\.kernel \(8, 784\).*layers\.1\.bias missing.*extra unexpected"):
         load_run(tmp_path)
+
+
+DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "KeyError: 'task'": lambda record: record.pop("task"),
+    "missing 1 required positional argument: 'arguments'": lambda record: record["model"].pop("arguments"),
+    "KeyError: 'GPT'": lambda record: record["model"].update(name="GPT"),
+    "unexpected keyword argument 'depth'": lambda record: record["model"]["arguments"].update(depth=3),
+    "at least two positive sizes": lambda record: record["model"]["arguments"].update(sizes=[3]),
+}
+
+
+@pytest.mark.parametrize("words", DAMAGE)
+def test_a_damaged_description_is_one_sentence(words: str, digits: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.json", "weights.safetensors"):
+        (tmp_path / name).write_bytes((digits / name).read_bytes())
+    load_run(tmp_path)  # whole as yet
+    record = json.loads((tmp_path / "model.json").read_text())
+    DAMAGE[words](record)
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    with pytest.raises(
+        UsageError, match=r"model\.json: expected the description of a run, found one that is damaged"
+    ) as e:
+        load_run(tmp_path)
+    assert words in str(e.value)
+
+
+def test_a_run_without_its_metrics_can_not_be_drawn(digits: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.json", "weights.safetensors"):
+        (tmp_path / name).write_bytes((digits / name).read_bytes())
+    for text in (None, "nonsense"):
+        if text is not None:
+            (tmp_path / "metrics.jsonl").write_text(text)
+        with pytest.raises(UsageError, match=r"metrics\.jsonl: expected a line of JSON for each epoch, found"):
+            inspect_run(tmp_path)

@@ -36,7 +36,7 @@ WRONG = {
     "export run": "export: expected OUT, found none",
     "export run out --layout tf": "layout: expected one of torch, flax; found 'tf'",
     "train digits --data-dir x": "data_dir: expected with mnist or fashion or california only",
-    "train digits --hidden 5": "hidden: expected with --model mlp, found with the model article",
+    "train digits --hidden 5": "hidden: expected with --model mlp or tabular, found with the model article",
     "train mnist --target y": "target: expected with the task table only, found with mnist",
     "train mnist --file y": "file: expected with the task table only, found with mnist",
     "train mnist --kind regression": "kind: expected with the task table only, found with mnist",
@@ -105,6 +105,8 @@ def test_the_explanation_agrees_with_the_parser(flags: list[list[str]], strays: 
 def test_what_nobody_can_explain_is_still_one_line() -> None:
     box = "╭─ Value error ─╮\n│ Error parsing   │\n│ --x: no         │\n│ ─────── │\n│ more    │\n╰──────╯\n"
     assert in_one_line(box) == "Error parsing --x: no"
+    assert in_one_line(" Value error\n -----\n Error parsing\n --x: no\n -----\n more") == "Error parsing --x: no"
+    assert in_one_line("no frame\nat all") == "no frame at all"
 
 
 def test_given_options_are_those_that_were_typed() -> None:

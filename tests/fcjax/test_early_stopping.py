@@ -79,7 +79,7 @@ def test_every_replica_ends_with_its_best_epoch(reference: tuple[Path, FitResult
     assert DATA.validation is not None
     for k, (epoch, model) in enumerate(zip(best, result.models, strict=True)):
         assert result.summary["test"]["rmse"][k] == result.history[epoch - 1]["test"]["rmse"][k]
-        loss = np.square(np.asarray(model(DATA.validation.inputs)) - DATA.validation.targets).mean()  # type: ignore[operator]
+        loss = np.square(np.asarray(model(DATA.validation.inputs)) - DATA.validation.targets).mean()
         # float32 sums of 40 rows; the last epoch's weights would be off by far more.
         np.testing.assert_allclose(loss, validation[epoch - 1, k], rtol=1e-5)
         assert abs(loss - validation[-1, k]) > 1e-3 * loss

@@ -1,10 +1,16 @@
 """Metrics: masked sums on the device, figures on the host, against plain NumPy."""
 
+import math
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from fcjax.config import UsageError
 from fcjax.datasets import Dataset, Scaling, Split
 from fcjax.metrics import describe, figures, measure
+from fcjax.run_directory import RunDirectory
 
 RNG = np.random.default_rng(0)
 
@@ -51,3 +57,23 @@ def test_regression_figures_are_in_the_targets_own_unit() -> None:
 def test_figures_are_described_in_words() -> None:
     assert describe({"loss": 0.1, "accuracy": 0.98314}) == "accuracy 98.31 %"
     assert describe({"loss": 0.1, "rmse": 20.456, "mae": 3.0, "r2": 0.9}) == "RMSE 20.46"
+
+
+def test_a_target_that_never_varies_has_no_r2() -> None:
+    targets = np.full((3, 1), 0.1, np.float32)
+    dataset = regression(np.arange(6, dtype=np.float32).reshape(3, 2)[:, :1])
+    sums = measure("regression", jnp.zeros((3, 1)), jnp.zeros((3, 1)), jnp.zeros(3), jnp.ones(3, bool))
+    assert set(figures(sums, dataset, targets)) == {"loss", "rmse", "mae"}
+    assert "r2" in figures(sums, dataset, np.array([[0.1], [0.1], [0.2]], np.float32))
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_what_is_no_number_is_never_written(wrong: float, tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    line = {"epoch": 3, "train": {"loss": [0.1]}, "test": {"accuracy": [0.5, wrong]}}
+    for write, name in ((directory.append_metrics, "metrics.jsonl"), (directory.write_summary, "summary.json")):
+        with pytest.raises(UsageError, match=f"{name}: expected finite figures, found others under test; a lower"):
+            write(line)
+        assert not (tmp_path / name).exists()
+    directory.append_metrics(line | {"test": {}})
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1

@@ -153,4 +153,5 @@ def test_growth_is_linear_in_depth_and_quadratic_in_width() -> None:
     rows = [[int(cell.replace(",", "")) for cell in line.split()] for line in lines[2:]]
     assert rows == [[d, *(fully_connected_count((10, *[w] * d, 2)) for w in (100, 200))] for d in (1, 2, 3)]
     assert rows[2][1] - rows[1][1] == rows[1][1] - rows[0][1] == 100 * 101
-    assert (rows[1][2] - rows[0][2]) / (rows[1][1] - rows[0][1]) == pytest.approx(4, rel=0.01)
+    # w (w + 1) parameters in a layer between two hidden ones: 200 * 201 / (100 * 101), which is 4 but for the biases.
+    assert (rows[1][2] - rows[0][2]) / (rows[1][1] - rows[0][1]) == 200 * 201 / (100 * 101)

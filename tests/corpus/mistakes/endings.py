@@ -118,7 +118,7 @@ AT_HEAD: dict[str, tuple[str, Any, Any, Any, tuple[str, ...] | None, dict[str, A
         straight_through,
         jnp.round,
         lambda x: x + jax.lax.stop_gradient(jnp.round(x) - x),
-        ("gradient_stopped",),
+        ("gradient_stopped", "gradient_not_stopped"),  # without the detach, torch's form is plain rounding too
         IN_GRADIENTS,
     ),
     "gradient_reversal": (
@@ -126,7 +126,7 @@ AT_HEAD: dict[str, tuple[str, Any, Any, Any, tuple[str, ...] | None, dict[str, A
         reversed_gradient,
         same,
         lambda x: 2 * jax.lax.stop_gradient(x) - x,
-        ("gradient_sign",),
+        ("gradient_sign", "gradient_not_stopped"),
         IN_GRADIENTS,
     ),
     "log_epsilon": (

@@ -1,5 +1,6 @@
 """Mistakes in one layer of images: padding, pooling, resizing, norms, the order of channels."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -66,13 +67,12 @@ def halved(method: str, antialias: bool) -> Callable[[Array], Array]:
     return lambda x: jax.image.resize(x, (x.shape[0], 3, 2, x.shape[3]), method, antialias=antialias)
 
 
-def pixel_shuffle(x: Array, channels_outer: bool) -> Array:
+def pixel_shuffle(x: Array, columns_first: bool) -> Array:
+    """torch's channel is row * 2 + column of the block."""
     batch, height, width, _ = x.shape
-    if channels_outer:  # torch: channel c * 4 + row * 2 + column
-        x = x.reshape(batch, height, width, -1, 2, 2).transpose(0, 1, 4, 2, 5, 3)
-    else:
-        x = x.reshape(batch, height, width, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, 2 * height, 2 * width, -1)
+    blocks = x.reshape(batch, height, width, 2, 2)
+    blocks = blocks.transpose(0, 1, 4, 2, 3) if columns_first else blocks.transpose(0, 1, 3, 2, 4)
+    return blocks.reshape(batch, 2 * height, 2 * width, 1)
 
 
 def up(mode: str, **more: Any) -> Callable[[], nn.Module]:
@@ -119,10 +119,10 @@ LAYERS: dict[str, tuple[str, Callable[[], nn.Module], Any, Any, tuple[str, ...] 
         4,
     ),
     "pixel_shuffle_order": (
-        "depth-to-space with the block outermost, as TensorFlow",
+        "rows and columns of the block exchanged",
         lambda: nn.PixelShuffle(2),
-        lambda: lambda x: pixel_shuffle(x, False),
         lambda: lambda x: pixel_shuffle(x, True),
+        lambda: lambda x: pixel_shuffle(x, False),
         ("pixel_shuffle_order",),
         1,
     ),
@@ -130,15 +130,15 @@ LAYERS: dict[str, tuple[str, Callable[[], nn.Module], Any, Any, tuple[str, ...] 
         "zeros for reflection at the border",
         lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
         lambda: linen.Conv(4, (3, 3), padding=1, name="layer"),
-        lambda: Reflected("reflect"),
+        lambda: functools.partial(padded, mode="reflect"),
         ("padding_mode",),
         4,
     ),
     "symmetric_for_reflect": (
         "symmetric padding repeats the border, reflection does not",
         lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
-        lambda: Reflected("symmetric"),
-        lambda: Reflected("reflect"),
+        lambda: functools.partial(padded, mode="symmetric"),
+        lambda: functools.partial(padded, mode="reflect"),
         ("padding_mode",),
         4,
     ),
@@ -216,13 +216,9 @@ def shuffled(x: Array, groups: int, first: int) -> Array:
     return (x.swapaxes(3, 4) if groups == first else x[..., ::-1]).reshape(shape)
 
 
-class Reflected(linen.Module):
-    mode: str
-
-    @linen.compact
-    def __call__(self, x: Array) -> Array:
-        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode=self.mode)
-        return linen.Conv(4, (3, 3), padding="VALID", name="conv")(x)
+def padded(x: Array, mode: str) -> Array:
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode=mode)
+    return linen.Conv(4, (3, 3), padding="VALID", name="layer")(x)
 
 
 class Slope(linen.Module):
@@ -230,7 +226,7 @@ class Slope(linen.Module):
 
     @linen.compact
     def __call__(self, x: Array) -> Array:
-        slope = self.param("slope", linen.initializers.constant(0.25), (x.shape[-1],))
+        slope = self.param("weight", linen.initializers.constant(0.25), (x.shape[-1],))
         return jnp.where(x > 0, x, (slope[0] if self.shared else slope) * x)
 
 

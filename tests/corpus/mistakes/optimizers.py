@@ -99,12 +99,13 @@ LOOPS = {
         ("epsilon_inside_root",),
     ),
     "adagrad_start": Loop(
-        "Adagrad's accumulator starts at 0.1",
+        "optax.adagrad's defaults: the accumulator starts at 0.1, epsilon under the root",
         train(lambda p: torch.optim.Adagrad(p, 0.1, eps=1e-7), optax.adagrad(0.1)),
         None,
         "moments",
         1,
         ("accumulator_start",),
+        ("epsilon_inside_root",),
     ),
     "momentum_as_average": Loop(
         "optax.ema for momentum",

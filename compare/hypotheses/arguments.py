@@ -1,0 +1,158 @@
+"""Every argument of every call may have another value: flags, axes, whole numbers; and numbers to be solved for."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from compare.hypotheses.call_arguments import with_arguments
+from compare.hypotheses.edit import BOUNDARIES, CallSite
+from compare.hypotheses.variant import Knob, Variant
+
+__all__ = ["NAMES", "argument_knobs", "other_arguments"]
+
+# What a cause is called, by argument.
+NAMES = {
+    "eps": "norm_epsilon",
+    "negative_slope": "leaky_slope",
+    "alpha": "elu_alpha",
+    "beta": "activation_beta",
+    "stride": "stride",
+    "padding": "padding",
+    "output_padding": "padding",
+    "dilation": "dilation",
+    "groups": "groups",
+    "kernel_size": "window_size",
+    "ceil_mode": "pool_ceil_mode",
+    "count_include_pad": "pool_counts_padding",
+    "align_corners": "align_corners",
+    "antialias": "interpolation_antialias",
+    "dim": "wrong_axis",
+    "dim0": "wrong_axis",
+    "dim1": "wrong_axis",
+    "dims": "wrong_axis",
+    "axis": "wrong_axis",
+    "scale": "attention_scale",
+    "exponent": "power",
+    "value": "mask_value",
+    "reduction": "loss_reduction",
+    "label_smoothing": "label_smoothing",
+    "ignore_index": "ignore_index",
+    "delta": "loss_threshold",
+}
+# Nothing that a port's result depends on.
+_SKIPPED = {"inplace", "training", "dtype", "device", "return_indices", "need_weights", "sparse", "padding_idx", "p"}
+_SKIPPED |= {"max_norm", "norm_type", "scale_grad_by_freq", "embed_dim_to_check", "keepdim", "normalized_shape"}
+_SKIPPED |= {"num_groups", "mode", "size", "scale_factor", "enable_gqa", "out", "dropout_p", "average_attn_weights"}
+_MAKING = {"ones", "zeros", "full", "arange", "empty", "tensor", "eye", "ones_like", "zeros_like", "full_like"}
+_MAKING |= {"lstm", "gru", "lstm_cell", "gru_cell", "multi_head_attention_forward"}
+# Their axes are part of what the bank says about these calls.
+_AXES_ELSEWHERE = {"softmax", "log_softmax", "mean", "sum", "amax", "amin"}
+_WITH_AXES = {"softmax", "log_softmax", "sum", "mean", "amax", "amin", "var", "std", "cumsum", "cumprod", "transpose"}
+_WITH_AXES |= {"cat", "concat", "stack", "chunk", "split", "flip", "roll", "unsqueeze", "squeeze", "repeat_interleave"}
+_WITH_AXES |= {"swapaxes", "argmax", "max", "min", "norm", "logsumexp", "select", "narrow", "index_select", "gather"}
+_WITH_AXES |= {"prod", "median", "normalize", "glu", "flatten", "cosine_similarity", "movedim"}
+
+
+def other_arguments(site: CallSite) -> Iterator[Variant]:
+    """The call with one of its arguments changed."""
+    if site.function in BOUNDARIES or site.function in _MAKING:
+        return
+    for key, value in site.arguments.items():
+        if key in _SKIPPED or (site.function in _AXES_ELSEWHERE and _is_axis(site, key, value)):
+            continue
+        name = NAMES.get(str(key), "argument_value")
+        for other in _others(site, key, value):
+            label = f"{key} of {site.function}" if isinstance(key, str) else f"argument {key} of {site.function}"
+            yield (
+                name if name != "argument_value" or not _is_axis(site, key, value) else "wrong_axis",
+                f"{label} is {other}, torch's is {value}",
+                f"use {value}",
+                with_arguments(site.function, {key: other}),
+            )
+
+
+def _is_axis(site: CallSite, key: str | int, value: Any) -> bool:
+    named = key in ("dim", "dim0", "dim1", "dims", "axis", "start_dim", "end_dim")
+    return isinstance(value, int) and (named or (isinstance(key, int) and site.function in _WITH_AXES))
+
+
+def _others(site: CallSite, key: str | int, value: Any) -> Iterator[Any]:
+    rank = len(site.shapes[0]) if site.shapes else 0
+    if isinstance(value, bool):
+        yield not value
+    elif key == "reduction":
+        yield from (word for word in ("sum", "mean", "none", "batchmean") if word != value)
+    elif _is_axis(site, key, value):
+        yield from (axis for axis in range(rank) if axis != value % max(rank, 1))
+    elif isinstance(value, int):
+        yield from (other for other in dict.fromkeys([value - 1, value + 1, 2 * value, 0, 1]) if other != value)
+    elif isinstance(value, tuple) and value and all(type(part) is int for part in value) and isinstance(key, str):
+        if key in ("dim", "dims", "axis"):
+            yield from ((axis,) for axis in range(rank))
+            return
+        for change in (-1, 1):
+            yield tuple(part + change for part in value)
+        yield tuple(2 * part for part in value)
+        for fill in (0, 1, 2):
+            if set(value) != {fill}:
+                yield (fill,) * len(value)
+        if len(set(value)) > 1:
+            yield value[::-1]
+
+
+def argument_knobs(site: CallSite) -> Iterator[Knob]:
+    """Each floating argument, and each number of an elementwise call, of any value."""
+    for key, value in site.arguments.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or key in _SKIPPED:
+            continue
+        elementwise = site.function in _ARITHMETIC
+        if isinstance(value, int) and not elementwise:
+            continue
+        yield Knob(
+            _named(site, key, float(value)),
+            lambda other, key=key, value=value: (  # type: ignore[misc]
+                f"the constant of {site.function} is {other}, torch's is {value:g}"
+                if isinstance(key, int)
+                else f"{key} of {site.function} is {other}, torch's is {value:g}"
+            ),
+            f"use {value:g}",
+            lambda other, key=key: with_arguments(site.function, {key: other}),  # type: ignore[misc]
+            start=float(value),
+            step=1e-3 * abs(value) or 1e-6,
+            sizes=tuple(size for shape in site.shapes for size in shape),
+        )
+
+
+_ARITHMETIC = {
+    "add",
+    "sub",
+    "rsub",
+    "__rsub__",
+    "mul",
+    "div",
+    "true_divide",
+    "__rdiv__",
+    "__rtruediv__",
+    "pow",
+    "clamp",
+}
+_ARITHMETIC |= {"__pow__", "__rpow__", "maximum", "minimum", "__iadd__", "__imul__", "__idiv__", "reciprocal"}
+_ARITHMETIC |= {"__radd__", "__rmul__", "clamp_min", "clamp_max", "clip", "__itruediv__"}
+
+
+def _named(site: CallSite, key: str | int, value: float) -> Any:
+    known = NAMES.get(str(key))
+    if known:
+        return lambda _: known
+
+    def name(other: float) -> str:
+        if "add" in site.function and 0 <= value < 1e-2 and 0 <= other <= 1e-1:
+            return "norm_epsilon"
+        ratio = other / value if value else 0.0
+        close = (
+            {2.0: "constant_doubled", 0.5: "constant_halved", -1.0: "constant_sign", value**-2: "constant_inverted"}
+            if value
+            else {}
+        )
+        return next((word for r, word in close.items() if abs(ratio - r) < 1e-9 * abs(r)), "constant_value")
+
+    return name
