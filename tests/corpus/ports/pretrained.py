@@ -12,7 +12,6 @@ from tests.corpus.ports.language import GPT, Bert, Llama
 from tests.corpus.ports.sequences import T5
 from tests.corpus.ports.vision import LinenViT
 
-
 LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
