@@ -78,7 +78,7 @@ class Parallel:
             part: gives the entry of a device; asked for the devices of this process alone.
         """
 
-        def entry(index: tuple[slice, ...]) -> np.ndarray:
+        def entry(index: Any) -> np.ndarray:
             return np.asarray(part(index[0].start or 0), dtype)[None]
 
         return jax.make_array_from_callback(shape, self._spread, entry)

@@ -88,7 +88,7 @@ def test_streamed_and_resident_training_are_the_same(
 
 def test_in_float64_too() -> None:
     with jax.enable_x64(True):
-        one, other = (train(net64, **changes) for changes in (STREAMED, {}))
+        one, other = (train(net64, device_memory=memory) for memory in (STREAMED["device_memory"], None))
     assert one.state.params["layers"][0]["kernel"].dtype == jnp.float64
     assert differences(one, other) == []
 
