@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fcjax.config import TrainConfig
@@ -102,7 +103,7 @@ def _keys(parallel: Parallel, state: TrainState) -> list[jax.Array]:
     numbers = np.asarray(jax.random.key_data(key))
     with parallel.on_the_host():
         return [
-            jax.random.wrap_key_data(jax.numpy.asarray(one), impl=jax.random.key_impl(key))
+            jax.random.wrap_key_data(jnp.asarray(one), impl=jax.random.key_impl(key))
             for one in numbers.reshape(key.size, -1)
         ]
 
