@@ -72,7 +72,7 @@ def test_a_run_that_ends_between_any_two_of_its_files_is_not_finished(
     assert result.summary["test"] == expected.summary["test"]  # to the last bit
     assert isinstance(expected.model, MLP)
     kernel = load_file(tmp_path / "weights.safetensors")["layers.0.kernel"]
-    np.testing.assert_array_equal(kernel, expected.model.layers[0].kernel[...])  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(kernel, expected.model.layers[0].kernel[...])
 
 
 def test_a_net_that_the_last_step_ruins_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
