@@ -77,7 +77,8 @@ class RunDirectory:
 
     def rewind(self, config: dict[str, object], files: Mapping[str, str], history: list[dict[str, Any]]) -> None:
         """Brings the files to where a resumed run goes on: no line of a later epoch, no half line."""
-        (self.path / SUMMARY).unlink(missing_ok=True)
+        for name in (SUMMARY, WEIGHTS):  # of a run that was finished and now goes on
+            (self.path / name).unlink(missing_ok=True)
         for rest in self.path.glob(".*.tmp"):
             rest.unlink(missing_ok=True)
         self._describe(config, files)
