@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from compare.checks.gradients import check_gradients
 from compare.checks.outputs import check_outputs
 from compare.constants import allow_for_tables
-from compare.evidence import Evidence, Legs
+from compare.evidence import Evidence, Legs, working_precision
 from compare.weights import WeightMapping
 
 __all__ = ["concede"]
@@ -62,39 +62,62 @@ _CONCESSIONS = (
 
 
 class _Conceding(TorchFunctionMode):
-    def __init__(self, concession: _Concession) -> None:
+    def __init__(self, concessions: Sequence[_Concession]) -> None:
         super().__init__()
-        self.concession = concession
+        self.replace = {concession.function: concession.replace for concession in concessions}
         self.used = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") != self.concession.function:
+        replace = self.replace.get(getattr(func, "__name__", ""))
+        if replace is None:
             return func(*args, **kwargs)
         self.used = True
-        return self.concession.replace(func, *args, **kwargs)
+        return replace(func, *args, **kwargs)
 
 
 def concede(
     legs: Legs, mapping: WeightMapping, model: torch.nn.Module, evidence: Sequence[Evidence]
 ) -> tuple[Evidence, ...]:
     """The evidence, in the cases that agree only so with its reference edited, or with room for rounded tables."""
-    return tuple(item if _agrees(item) else _conceded(legs, mapping, model, item) for item in evidence)
+    found = list(evidence)
+    for number, item in enumerate(evidence):
+        if _agrees(item):
+            continue
+        found[number] = _conceded(legs, mapping, model, item)
+        if found[number] is item and not item.case.aside:
+            break  # the port fails, whatever may be said of other cases
+    return tuple(found)
 
 
 def _conceded(legs: Legs, mapping: WeightMapping, model: torch.nn.Module, item: Evidence) -> Evidence:
+    edits = [[concession] for concession in _CONCESSIONS if _used(legs, item, concession)]
+    if len(edits) > 1:
+        edits.append([concession for (concession,) in edits])
+    edited = [_edited(legs, item, several) for several in edits]
+    for one in edited:
+        if _agrees(one):
+            return one
     with_tables = allow_for_tables(legs, mapping, model, item)
-    if _agrees(with_tables):
-        return with_tables
-    for concession in _CONCESSIONS:
-        edit = _Conceding(concession)
-        reference = legs.torch64.run(item.case, edit=edit)
-        if not edit.used:
-            continue
-        edited = dataclasses.replace(item, reference=reference, conceded=(concession.sentence,))
-        if _agrees(edited):
-            return edited
+    room = {"constants": with_tables.constants, "constant_names": with_tables.constant_names}
+    for one in (item, *edited):
+        if _agrees(wider := dataclasses.replace(one, **room)):
+            return wider
     return item
+
+
+def _used(legs: Legs, item: Evidence, concession: _Concession) -> bool:
+    edit = _Conceding([concession])
+    legs.torch64.run(dataclasses.replace(item.case, cotangents={}), edit=edit)
+    return edit.used
+
+
+def _edited(legs: Legs, item: Evidence, concessions: Sequence[_Concession]) -> Evidence:
+    """``item`` with torch under ``concessions``, in both precisions."""
+    reference = legs.torch64.run(item.case, edit=_Conceding(concessions))
+    torch32, error32 = working_precision(legs.torch32, item.case, reference, 0, lambda: _Conceding(concessions))
+    sentences = tuple(concession.sentence for concession in concessions)
+    return dataclasses.replace(item, reference=reference, torch32=torch32, error32=error32, conceded=sentences)
 
 
 def _agrees(item: Evidence) -> bool:
