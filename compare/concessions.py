@@ -33,6 +33,8 @@ def _hardswish(func: Any, input: torch.Tensor, inplace: bool = False) -> torch.T
 
 
 def _embedding(func: Any, input: torch.Tensor, weight: torch.Tensor, padding_idx: Any = None, **rest: Any) -> Any:
+    if padding_idx in (None, -1):  # as the kernel is told that there is none
+        return NotImplemented
     return func(input, weight, padding_idx=None, **rest)
 
 
@@ -42,7 +44,7 @@ class _Concession:
 
     Args:
         function: its name.
-        replace: what it computes instead.
+        replace: what it computes instead; NotImplemented for a call that it does not concern.
         sentence: what the report says.
     """
 
@@ -72,8 +74,11 @@ class _Conceding(TorchFunctionMode):
         replace = self.replace.get(getattr(func, "__name__", ""))
         if replace is None:
             return func(*args, **kwargs)
+        returned = replace(func, *args, **kwargs)
+        if returned is NotImplemented:
+            return func(*args, **kwargs)
         self.used = True
-        return replace(func, *args, **kwargs)
+        return returned
 
 
 def concede(
@@ -94,15 +99,15 @@ def _conceded(legs: Legs, mapping: WeightMapping, model: torch.nn.Module, item: 
     edits = [[concession] for concession in _CONCESSIONS if _used(legs, item, concession)]
     if len(edits) > 1:
         edits.append([concession for (concession,) in edits])
-    edited = [_edited(legs, item, several) for several in edits]
-    for one in edited:
+    edited = [(several, _edited(legs, item, several)) for several in edits]
+    for several, one in edited:
         if _agrees(one):
-            return one
+            return _with_accuracy(legs, one, several)
     with_tables = allow_for_tables(legs, mapping, model, item)
     room = {"constants": with_tables.constants, "constant_names": with_tables.constant_names}
-    for one in (item, *edited):
+    for several, one in ([], item), *edited:
         if _agrees(wider := dataclasses.replace(one, **room)):
-            return wider
+            return _with_accuracy(legs, wider, several) if several else wider
     return item
 
 
@@ -113,13 +118,15 @@ def _used(legs: Legs, item: Evidence, concession: _Concession) -> bool:
 
 
 def _edited(legs: Legs, item: Evidence, concessions: Sequence[_Concession]) -> Evidence:
-    """``item`` with torch under ``concessions``, in both precisions."""
     reference = legs.torch64.run(item.case, edit=_Conceding(concessions))
-    torch32, error32 = working_precision(legs.torch32, item.case, reference, 0, lambda: _Conceding(concessions))
-    sentences = tuple(concession.sentence for concession in concessions)
-    return dataclasses.replace(item, reference=reference, torch32=torch32, error32=error32, conceded=sentences)
+    return dataclasses.replace(item, reference=reference, conceded=tuple(c.sentence for c in concessions))
+
+
+def _with_accuracy(legs: Legs, item: Evidence, concessions: Sequence[_Concession]) -> Evidence:
+    """``item`` with torch in the working precision under the same edits."""
+    torch32, error32 = working_precision(legs.torch32, item.case, item.reference, 0, lambda: _Conceding(concessions))
+    return dataclasses.replace(item, torch32=torch32, error32=error32)
 
 
 def _agrees(item: Evidence) -> bool:
-    ordinary = dataclasses.replace(item, case=dataclasses.replace(item.case, aside=""), conceded=())
-    return "failed" not in (check_outputs([ordinary], True).status, check_gradients([ordinary], True).status)
+    return "failed" not in (check_outputs([item], True).status, check_gradients([item], True).status)
