@@ -103,12 +103,12 @@ class FlaxLeg:
         watch = FlaxWatch()
         with self._precision():
             jax.eval_shape(lambda given: self._watched(case.call, given, watch), self._arguments(case))
-        return tuple(module for module, _, _ in watch.edges)
+        return tuple(module for module, *_ in watch.edges)
 
     def _compile_trace(self, call: Call, arguments: Arguments) -> Callable[[Arguments], tuple[Checkpoint, ...]]:
         watch = FlaxWatch()
         jax.eval_shape(lambda given: self._watched(call, given, watch), arguments)  # only to count what is watched
-        shifts = {key: jnp.zeros(value.shape, value.dtype) for key, value in watch.values.items()}
+        shifts = {key: jnp.zeros(value.shape, value.dtype) for key, value in watch.values.items() if is_floating(value)}
 
         def function(arguments: Arguments, shifts: dict[str, Any]) -> Any:
             def shifted(shifts: dict[str, Any]) -> Any:
