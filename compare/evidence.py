@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ __all__ = ["Evidence", "Gathered", "LegError", "Legs", "gather", "moved_by_round
 PERTURBED_RUNS = 3
 _PERTURBED_RUNS_IF_SMALL = 8
 _SMALL = 1000
+
+_T = TypeVar("_T")
 
 
 class LegError(Exception):
@@ -66,6 +68,7 @@ class Evidence:
         constants: how far Flax moves with the constants that it holds in a lower precision; None without any.
         constant_names: these, with their places.
         conceded: known differences between the frameworks that the reference was brought to.
+        compared: leaves by check, filled in by ``once``.
     """
 
     case: Case
@@ -79,6 +82,13 @@ class Evidence:
     constants: Run | None = None
     constant_names: tuple[str, ...] = ()
     conceded: tuple[str, ...] = ()
+    compared: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, name: str, compute: Callable[[], _T]) -> _T:
+        """What ``compute`` finds about this very evidence, which several stages ask for."""
+        if name not in self.compared:
+            self.compared[name] = compute()
+        return self.compared[name]
 
     @property
     def finite(self) -> bool:

@@ -21,7 +21,7 @@ __all__ = ["Search"]
 
 # Runs of the torch model that one search may take: a count, so that the result does not depend on the machine, and
 # fewer where each run has more to compute.
-_MOST_RERUNS = 4000
+_MOST_RERUNS = 3000
 _LEAST_RERUNS = 300
 _WEIGHTS_FOR_MOST = 100_000
 _CALLS_FOR_MOST = 40

@@ -74,7 +74,7 @@ def own_rounding(found: np.ndarray, lower: np.ndarray | None) -> float:
     if lower is None or lower.shape != found.shape or found.size == 0:
         return 0.0
     with np.errstate(invalid="ignore", over="ignore"):  # infinities on both sides cancel to NaN, and say nothing
-        deviation = float(np.abs(lower.astype(np.float64) - found).max())
+        deviation = float(np.abs(lower - found).max())
     return deviation * unit_roundoff("float64") / unit_roundoff("float32") if np.isfinite(deviation) else 0.0
 
 
@@ -92,7 +92,15 @@ def compare_arrays(path: str, reference: np.ndarray, found: np.ndarray, allowed:
         return Leaf(path, np.nan, allowed, detail=f"expected dtype {reference.dtype}, found {found.dtype}")
     if reference.size == 0:
         return Leaf(path, 0.0, allowed)
-    reference, found = reference.astype(np.float64), found.astype(np.float64)
+    reference, found = reference.astype(np.float64, copy=False), found.astype(np.float64, copy=False)
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.asarray(found - reference)
+    np.abs(difference, out=difference)
+    worst_place = int(difference.argmax())  # NaN counts as the largest
+    if np.isfinite(difference.flat[worst_place]):  # then so are both arrays, and nothing else need be looked at
+        index = np.unravel_index(worst_place, difference.shape)
+        scale = max(float(reference.max()), -float(reference.min()))
+        return Leaf(path, float(difference[index]), allowed, scale, tuple(int(i) for i in index))
     finite = np.isfinite(reference)
     scale = float(np.abs(reference[finite]).max()) if finite.any() else 0.0
     same_nonfinite = np.array_equal(reference[~finite], found[~finite], equal_nan=True)

@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ class RunDirectory:
         """The settings, and whatever else is known before training."""
         self._write_json(CONFIG, config)
         for name, text in files.items():
-            self._write(name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+            self._write(name, partial(Path.write_text, data=text, encoding="utf-8"))
 
     def _unwritable(self, name: str, error: Exception) -> UsageError:
         return UsageError(f"{self.path / name}: can't be written: {getattr(error, 'strerror', None) or error}")

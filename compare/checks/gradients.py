@@ -1,7 +1,8 @@
 """Do gradients flow alike: to which parameters and inputs, and with the same values?"""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -28,12 +29,7 @@ def check_gradients(evidence: Sequence[Evidence], strict: bool) -> CheckResult:
     unjudged = next((item.flax.without_gradients for item in used if item.flax.without_gradients), "")
     if unjudged:
         return CheckResult("gradients", "skipped", unjudged)
-    found: list[tuple[Evidence, list[Leaf]]] = []
-    for item in used:
-        leaves = compare_runs(_without_none(item), _arrays, _filled(item.flax, item), lower=item.flax32)
-        if item.numpy is not None:
-            leaves += compare_runs(_without_none(item), _arrays, _filled(item.numpy, item), "NumPy")
-        found.append((item, leaves))
+    found = [(item, item.once("gradients", functools.partial(_leaves, item))) for item in used]
     result = judge("gradients", found, "gradients", strict)
     notes = _flow_notes(used)
     return dataclasses.replace(result, detail=". ".join([result.detail, *notes])) if notes else result
@@ -42,23 +38,31 @@ def check_gradients(evidence: Sequence[Evidence], strict: bool) -> CheckResult:
 def gradient_flow(evidence: Sequence[Evidence]) -> dict[str, dict[str, Flow]]:
     """For each parameter and leg, the strongest flow over all cases."""
     order: list[Flow] = ["none", "zero", "non-zero"]
-    legs: dict[str, Callable[[Evidence], Run | None]] = {
-        "torch": lambda item: item.reference,
-        "flax": lambda item: item.flax,
-        "numpy": lambda item: item.numpy,
-    }
     found: dict[str, dict[str, Flow]] = {}
     for item in evidence:
-        for name in item.reference.parameter_gradients:
-            noise = _noise(item, name)
-            for leg, run_of in legs.items():
-                run = run_of(item)
-                if run is None:
-                    continue
-                seen = flow(run.parameter_gradients.get(name), noise)
+        for name, legs in item.once("flow", functools.partial(_flow, item)).items():
+            for leg, seen in legs.items():
                 before = found.setdefault(name, {}).get(leg, "none")
                 found[name][leg] = max(before, seen, key=order.index)
     return found
+
+
+def _flow(item: Evidence) -> dict[str, dict[str, Flow]]:
+    runs = {"torch": item.reference, "flax": item.flax, "numpy": item.numpy}
+    found: dict[str, dict[str, Flow]] = {}
+    for name in item.reference.parameter_gradients:
+        noise = _noise(item, name)
+        found[name] = {
+            leg: flow(run.parameter_gradients.get(name), noise) for leg, run in runs.items() if run is not None
+        }
+    return found
+
+
+def _leaves(item: Evidence) -> list[Leaf]:
+    leaves = compare_runs(_without_none(item), _arrays, _filled(item.flax, item), lower=item.flax32)
+    if item.numpy is not None:
+        leaves += compare_runs(_without_none(item), _arrays, _filled(item.numpy, item), "NumPy")
+    return leaves
 
 
 def _noise(item: Evidence, name: str) -> float:

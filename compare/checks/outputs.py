@@ -1,6 +1,7 @@
 """Do both models return the same arrays?"""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 from compare.checks.judge import compare_runs, judge
@@ -15,14 +16,19 @@ def check_outputs(evidence: Sequence[Evidence], strict: bool) -> CheckResult:
     """Outputs of Flax, and of the NumPy reference, against torch's in float64, over all cases."""
     found: list[tuple[Evidence, list[Leaf]]] = []
     for item in evidence:
-        leaves = compare_runs(item, lambda run: run.outputs, item.flax, lower=item.flax32)
-        if item.numpy is not None:
-            leaves += compare_runs(item, lambda run: run.outputs, item.numpy, "NumPy")
+        leaves = item.once("outputs", functools.partial(_leaves, item))
         if item.case.aside == TIES and any(leaf.detail for leaf in leaves):
             # Right ports choose among equals; none of them returns NaN where torch returns a number.
             item = dataclasses.replace(item, case=dataclasses.replace(item.case, aside=""))
         found.append((item, leaves))
     return judge("outputs", found, "outputs", strict)
+
+
+def _leaves(item: Evidence) -> list[Leaf]:
+    leaves = compare_runs(item, lambda run: run.outputs, item.flax, lower=item.flax32)
+    if item.numpy is not None:
+        leaves += compare_runs(item, lambda run: run.outputs, item.numpy, "NumPy")
+    return leaves
 
 
 def with_broken(result: CheckResult, broken: Sequence[tuple[Case, str]], strict: bool) -> CheckResult:

@@ -152,7 +152,7 @@ def argument_knobs(site: CallSite) -> Iterator[Knob]:
             f"use {value:g}",
             lambda other, key=key: with_arguments(site.function, {key: other}),  # type: ignore[misc]
             start=float(value),
-            step=1e-3 if base else 1e-3 * abs(value) or 1e-6,
+            step=1e-3 if base else (-0.3 if site.function in _CLIPPING else 1e-3) * abs(value) or 1e-6,
             sizes=tuple(size for shape in site.shapes for size in shape),
             logarithmic=base,
         )
@@ -162,7 +162,7 @@ def argument_knobs(site: CallSite) -> Iterator[Knob]:
 def _together(site: CallSite) -> Iterator[Knob]:
     """Both bounds of a clipping, scaled alike."""
     numbers = {key: float(value) for key, value in site.arguments.items() if type(value) in (int, float)}
-    if site.function in ("clamp", "clip", "hardtanh") and len(numbers) > 1:
+    if site.function in _CLIPPING and len(numbers) > 1:
         bounds = ", ".join(f"{value:g}" for value in numbers.values())
         yield Knob(
             lambda _: "clamp_bounds",
@@ -170,9 +170,11 @@ def _together(site: CallSite) -> Iterator[Knob]:
             f"use {bounds}",
             lambda factor: with_arguments(site.function, {key: factor * value for key, value in numbers.items()}),
             start=1.0,
+            step=-0.3,  # a small one would move few values: those that are clipped already
         )
 
 
+_CLIPPING = {"clamp", "clip", "clamp_min", "clamp_max", "hardtanh"}
 _DEFAULTS = _defaults()
 _ARITHMETIC = {
     "add",

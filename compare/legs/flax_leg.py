@@ -5,14 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.extend import core as jex
 
 from compare.legs.dtypes import narrow_dtype, shared_16_bit_type, wide
 from compare.legs.flax_dropout import replay_in_flax
 from compare.legs.flax_function import FlaxFunction
-from compare.legs.lift import independent_outputs, lift
+from compare.legs.lift import independent_outputs
+from compare.legs.program import compile_program
 from compare.legs.run import Case, Run
 from compare.legs.watch import Checkpoint, FlaxWatch
 from compare.result import UsageError
@@ -100,8 +99,8 @@ class FlaxLeg:
 
     def calls(self, case: Case) -> tuple[str, ...]:
         """The submodules in the order of their calls, by a trace that computes nothing."""
-        watch = FlaxWatch()
         with self._precision():
+<<<<<<< HEAD
             jax.eval_shape(lambda given: self._watched(case.call, given, watch), self._arguments(case))
         return tuple(module for module, *_ in watch.edges)
 
@@ -109,8 +108,28 @@ class FlaxLeg:
         watch = FlaxWatch()
         jax.eval_shape(lambda given: self._watched(call, given, watch), arguments)  # only to count what is watched
         shifts = {key: jnp.zeros(value.shape, value.dtype) for key, value in watch.values.items() if is_floating(value)}
+=======
+            return tuple(module for module, _, _ in self._seen(case.call, self._arguments(case)).edges)
 
-        def function(arguments: Arguments, shifts: dict[str, Any]) -> Any:
+    def _seen(self, call: Call, arguments: Arguments) -> FlaxWatch:
+        watch = FlaxWatch()
+
+        def function(given: Arguments) -> Any:
+            nonlocal watch
+            watch = FlaxWatch()  # a trace that breaks off in 64-bit mode has seen some
+            return self._watched(call, given, watch)
+
+        self._traced_function(function, arguments)
+        return watch
+
+    def _compile_trace(self, call: Call, arguments: Arguments) -> Callable[[Arguments], tuple[Checkpoint, ...]]:
+        watch = self._seen(call, arguments)
+        shifts = {key: np.zeros(value.shape, value.dtype) for key, value in watch.values.items()}
+
+        def function(given: tuple[Arguments, dict[str, Any]]) -> Any:
+            arguments, shifts = given
+>>>>>>> main
+
             def shifted(shifts: dict[str, Any]) -> Any:
                 nonlocal watch
                 watch = FlaxWatch(shifts)
@@ -124,17 +143,17 @@ class FlaxLeg:
 
         one_way = False
         try:
-            closed, shape = jax.make_jaxpr(function, return_shape=True)(arguments, shifts)
+            closed, shape = self._traced_function(function, (arguments, shifts))
         except ValueError as error:
             if _ONE_WAY not in str(error):
                 raise
             one_way = True
-            closed, shape = jax.make_jaxpr(function, return_shape=True)(arguments, shifts)
-        compiled = self._program(closed, jax.tree.leaves((arguments, shifts)))
+            closed, shape = self._traced_function(function, (arguments, shifts))
+        program = compile_program(closed, jax.tree.leaves((arguments, shifts)), self.precision)
 
         def run(given: Arguments) -> tuple[Checkpoint, ...]:
             values, gradients = jax.tree.unflatten(
-                jax.tree.structure(shape), compiled(jax.tree.leaves((given, shifts)))
+                jax.tree.structure(shape), program.run(jax.tree.leaves((given, shifts)))
             )
             return watch.checkpoints(values, gradients)
 
@@ -164,16 +183,17 @@ class FlaxLeg:
         others = {path: self._cast(leaf, own[path]) for path, leaf in leaves.items() if kinds[path] != "parameter"}
         inputs = flatten(case.call)
         floating = {path: self._cast(array, low) for path, array in inputs.items() if is_floating(array)}
-        integers = {path: jnp.asarray(array) for path, array in inputs.items() if not is_floating(array)}
+        integers = {path: _canonical(array) for path, array in inputs.items() if not is_floating(array)}
         cotangents = {path: self._cast(array) for path, array in case.cotangents.items()}
         self._masks = case.masks
-        return parameters, others, floating, integers, cotangents, tuple(jnp.asarray(mask) for mask in case.masks)
+        return parameters, others, floating, integers, cotangents, tuple(_canonical(mask) for mask in case.masks)
 
-    def _cast(self, array: np.ndarray, dtype: Any = None) -> jax.Array:
+    def _cast(self, array: np.ndarray, dtype: Any = None) -> np.ndarray:
+        # By NumPy: JAX would compile a program for each shape that it converts.
         narrow = self.precision == "float32" and dtype is not None and np.dtype(dtype).itemsize == 2
         if dtype is not None and (narrow or not is_floating(np.empty(0, dtype))):
-            return jnp.asarray(np.array(array), dtype)
-        return jnp.asarray(np.array(array), self.precision)
+            return np.asarray(array).astype(jax.dtypes.canonicalize_dtype(dtype), copy=False)
+        return np.asarray(array).astype(self.precision, copy=False)
 
     def _compile(
         self, call: Call, arguments: Arguments, own_tables: bool | None = None
@@ -196,10 +216,11 @@ class FlaxLeg:
         structure = jax.tree.structure(shape)
         by_function = {rule.target for rule in self.mapping.rules if rule.transform is not None}  # no known inverse
         constant = jax.tree.unflatten(structure, independent_outputs(closed))
-        compiled = self._program(closed, jax.tree.leaves(arguments), bool(own_tables))
+        program = compile_program(closed, jax.tree.leaves(arguments), self.precision, bool(own_tables))
+        self.islands, self.constants = program.islands, program.constants
 
         def run(given: Arguments, constants_seed: int | None) -> Run:
-            results = compiled(jax.tree.leaves(given), constants_seed)
+            results = program.run(jax.tree.leaves(given), constants_seed)
             values = jax.tree.unflatten(structure, [wide(result) for result in results])
             outputs, parameters, inputs, statistics = values
             gradients = {path: None if constant[1][path] else array for path, array in parameters.items()}
@@ -214,9 +235,7 @@ class FlaxLeg:
 
         return run
 
-    def _traced_function(
-        self, function: Callable[[Arguments], Any], arguments: Arguments, narrow: bool = False
-    ) -> tuple[Any, Any]:
+    def _traced_function(self, function: Callable[[Any], Any], arguments: Any, narrow: bool = False) -> tuple[Any, Any]:
         """The jaxpr of ``function``, in 64-bit mode unless ``narrow``, and the structure of what it returns."""
         if not narrow:
             try:
@@ -228,40 +247,6 @@ class FlaxLeg:
         with jax.enable_x64(False):
             shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, narrow_dtype(leaf.dtype)), arguments)
             return jax.make_jaxpr(function, return_shape=True)(shapes)
-
-    def _program(self, closed: Any, arguments: list[Any], own_tables: bool = False) -> Callable[..., Any]:
-        """``closed``, compiled: in float64 with its islands lifted, or left as they are where that can't be done.
-
-        Returns:
-            A function of the flat arguments and of the seed by which ``constants`` are moved, None to leave them.
-        """
-        plain = jex.jaxpr_as_fun(closed)
-        if self.precision == "float32":
-            compiled = jax.jit(lambda leaves: plain(*leaves)).lower(arguments).compile()  # as the user's own would be
-            return lambda leaves, seed=None: compiled(leaves)
-        # This program runs a few times only, and says what is computed, not how fast: half the compile time.
-        options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
-        lifted = lift(closed, own_tables)
-        try:
-            lowered = jax.jit(lambda leaves: lifted(*leaves)).lower(arguments)
-            still = jnp.zeros(len(lifted.constants))
-            if lifted.constants:  # only now known, and seldom any
-                lowered = jax.jit(lambda leaves, moves: lifted(*leaves, moves=moves)).lower(arguments, still)
-            compiled = lowered.compile(options)
-        except Exception as error:
-            self.islands = (f"none, lifting failed ({type(error).__name__}: {str(error)[:100]})",)
-            compiled = jax.jit(lambda leaves: plain(*leaves)).lower(arguments).compile(options)
-            return lambda leaves, seed=None: compiled(leaves)
-        self.islands = tuple(dict.fromkeys(lifted.islands))
-        self.constants = tuple(dict.fromkeys(lifted.constants.values()))
-        if not lifted.constants:
-            return lambda leaves, seed=None: compiled(leaves)
-
-        def run(leaves: list[Any], seed: int | None = None) -> Any:
-            random = np.random.default_rng(seed)
-            return compiled(leaves, still if seed is None else jnp.asarray(random.uniform(-1, 1, still.size)))
-
-        return run
 
     def _forward_and_backward(
         self,
@@ -321,6 +306,12 @@ class FlaxLeg:
         if self.loss is not None:
             outputs["loss"] = self.loss(selected)
         return outputs
+
+
+def _canonical(array: Any) -> np.ndarray:
+    """``array`` in the width that JAX takes it in."""
+    found = np.asarray(array)
+    return found.astype(jax.dtypes.canonicalize_dtype(found.dtype), copy=False)
 
 
 def _signature(arguments: Arguments) -> str:
