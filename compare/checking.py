@@ -22,7 +22,7 @@ from compare.diagnose import Diagnosis, diagnose, trace_places
 from compare.evidence import Evidence, Gathered, LegError, Legs, gather, sentence_of
 from compare.execution import call_orders
 from compare.hypotheses.masks import mask_cause, mask_place
-from compare.hypotheses.precision import FAST_VARIANCE, rerun, without_fast_variance
+from compare.hypotheses.precision import FAST_VARIANCE, low_precision_causes, rerun, without_fast_variance
 from compare.hypotheses.statistics import statistics_causes
 from compare.influence import judge_influence
 from compare.legs.dropout import MaskMismatchError, UnseenMaskError
@@ -33,6 +33,7 @@ from compare.legs.run import Case
 from compare.legs.torch_leg import TorchLeg
 from compare.mapping.table import rows
 from compare.port import Port
+from compare.precision_place import precision_place
 from compare.profile import gradient_norms, layer_errors, worst_array
 from compare.redraw import given_weights, redraw_weights
 from compare.result import Cause, CheckResult, Report, UsageError
@@ -123,9 +124,10 @@ def _report(port: Port) -> Report:
     evidence = gathered.evidence
     diagnosis = _masks(legs, port, mismatch) if mismatch is not None else _diagnosis(legs, mapping, evidence, port)
     if any(result.name == "precision" and result.status in ("failed", "noted") for result in results):
-        diagnosis = dataclasses.replace(
-            diagnosis, causes=(*diagnosis.causes, *_precision_causes(port, mapping, evidence))
-        )
+        found = (*_precision_causes(port, mapping, evidence), *low_precision_causes(legs.flax64))
+        worse = [item for item in evidence if check_precision([item], same_function=True).status == "failed"]
+        place = diagnosis.divergence or precision_place(legs, mapping, worse)
+        diagnosis = dataclasses.replace(diagnosis, divergence=place, causes=(*diagnosis.causes, *found))
     if any(result.name == "statistics" and result.status == "failed" for result in results):
         moved = statistics_causes(evidence, _momenta(port))
         diagnosis = dataclasses.replace(diagnosis, causes=(*diagnosis.causes, *moved))

@@ -28,6 +28,7 @@ _SAME = {
     "heads_order": ("reshape_order", "group_order", "parts_interleaved"),
     "ids_shifted": ("embedding_shifted", "array_shifted", "position_offset"),
     "input_exchanged": ("wrong_array",),
+    "lower_precision": ("rounded",),
     "mask_axis": ("mask_direction", "attention_mask_direction"),
     "mask_inverted": ("attention_mask_inverted",),
     "mask_missing": ("attention_mask_missing", "attention_not_causal"),
