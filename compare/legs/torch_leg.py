@@ -274,7 +274,9 @@ class _Noise:
         # A relative move of 2u, uniform in sign and size, rounds to the neighbouring number about half of the time.
         size = 2 * unit_roundoff(str(tensor.dtype).removeprefix("torch."))
         move = torch.empty_like(tensor).uniform_(-size, size, generator=self.generator)
-        return torch.addcmul(tensor, tensor, move)
+        moved = torch.addcmul(tensor, tensor, move)
+        # A mask's -inf and its finfo.min are no results that rounding moves, and there is no neighbour beyond them.
+        return torch.where(moved.isfinite(), moved, tensor)
 
 
 def _move(output: Any, noise: _Noise) -> Any:

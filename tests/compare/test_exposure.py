@@ -123,6 +123,33 @@ def test_a_padding_row_that_takes_a_gradient_in_flax_alone(seeded: Any) -> None:
     assert strict.check("gradients").status == "failed"
 
 
+class TorchMasked(nn.Module):
+    def __init__(self, hidden: float) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(5, 4), nn.Linear(5, 4), nn.Linear(5, 3)
+        self.register_buffer("mask", torch.full((4, 4), hidden).triu(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x), attn_mask=self.mask)
+
+
+class FlaxMasked(nnx.Module):
+    def __init__(self, scale: float) -> None:
+        self.query, self.key, self.value = (nnx.Linear(5, size, rngs=RNGS) for size in (4, 4, 3))
+        self.scale = scale
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scores = self.scale * self.query(x) @ self.key(x).mT  # (batch, 4, 4)
+        return jax.nn.softmax(scores, axis=-1, where=jnp.tril(jnp.ones((4, 4), bool))) @ self.value(x)
+
+
+@pytest.mark.parametrize("hidden", [-np.inf, float(np.finfo(np.float32).min)])
+def test_a_mask_of_huge_numbers_leaves_no_more_room(seeded: Any, rows: Any, hidden: float) -> None:
+    model = seeded(lambda: TorchMasked(hidden))
+    assert compare.check(model, FlaxMasked(0.5), rows(2, 4, 5)).passed
+    assert compare.check(model, FlaxMasked(0.5 + 1e-9), rows(2, 4, 5)).status == "failed"
+
+
 def test_mutation_score(seeded: Any, rows: Any) -> None:
     model = seeded(lambda: TorchNet(F.relu))
     score = compare.mutation_score(model, None, rows(4, 5))

@@ -72,6 +72,32 @@ def test_linen_port_of_a2(seeded: Any, rows: Any) -> None:
     assert report.numbers["parameters"]["flax"] == 32
 
 
+class LinenMask(linen.Module):
+    """Keeps every other feature; the mask takes its dtype from the inputs."""
+
+    start: int
+
+    @linen.compact
+    def __call__(self, x: Array) -> Array:
+        mask = (jnp.arange(x.shape[-1]) % 2 == self.start).astype(x.dtype)
+        return linen.Dense(2, name="fc")(x * mask)
+
+
+class TorchMask(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(5, 2)
+        self.register_buffer("mask", torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x * self.mask)
+
+
+def test_linen_is_initialised_on_inputs_of_its_own_precision(seeded: Any, rows: Any) -> None:
+    passes(seeded(TorchMask), LinenMask(0), rows(4, 5))  # warnings are errors here: none of a float64 cut short
+    assert compare.check(seeded(TorchMask), LinenMask(1), rows(4, 5)).status == "failed"
+
+
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_linen_port_of_a3(seeded: Any, rows: Any, mode: Any) -> None:
     passes(seeded(torch_models.MNISTClassifier), LinenMNISTClassifier(), rows(2, 28, 28), mode=mode)
