@@ -36,6 +36,8 @@ Arrays = dict[str, np.ndarray]
 # threshold of 20), and so far that only guards against overflow remain.
 _DRIVES = (30.0, 1e3)
 _FAR_DRIVE = 1e5
+# Scores of this size and less, of either sign, leave nothing of an entry from which 1e4 is taken.
+_HIDDEN_SCORE = 2500.0
 
 
 def torch_call(port: Port) -> Call:
@@ -52,10 +54,30 @@ def torch_call(port: Port) -> Call:
 def make_cases(port: Port, torch64: TorchLeg) -> Iterator[Case]:
     """All cases of a port, without cotangents and masks; the first is the user's own.
 
+    Masks are additions of -1e4, -1e9 or -inf as people like, alike as long as no score comes near them. Where the
+    reference masks, probes under which its scores do are set aside.
+
     Args:
         port: what is checked.
         torch64: the reference, which tells what inputs mean and how large outputs become.
     """
+    masked: bool | None = None
+    for case in _cases(port, torch64):
+        if masked is None:
+            masked = _score(case, torch64)[1]
+        probe = masked and not case.aside and not case.name.endswith("given inputs")
+        if probe and _score(case, torch64)[0] > _HIDDEN_SCORE:
+            case = dataclasses.replace(case, aside="where attention scores come near the masks")
+        yield case
+
+
+def _score(case: Case, torch64: TorchLeg) -> tuple[float, bool]:
+    """The largest attention score, and whether some are masked."""
+    scores = _tried(torch64.scores, case)
+    return (0.0, False) if scores is None else (scores.largest, scores.masked)
+
+
+def _cases(port: Port, torch64: TorchLeg) -> Iterator[Case]:
     call, frozen = torch_call(port), frozenset(port.frozen)
     given, redrawn = given_weights(port.torch_model), redraw_weights(port.torch_model, port.seed + 1)
     ties = TIES if has_ties(call) else ""
@@ -102,13 +124,25 @@ def _largest(outputs: Arrays) -> float:
 
 def _driven(case: Case, torch64: TorchLeg) -> Iterator[Case]:
     """The same inputs on weights under which the layers' outputs grow large."""
+    masked = _score(case, torch64)[1]
     for size in (*_DRIVES, _FAR_DRIVE):
-        weights = _tried(lambda case: torch64.driven(case, size), case)  # noqa: B023 - called at once
-        if weights is None or not all(np.isfinite(array).all() for array in weights.values()):
+        found = _drive(case, torch64, size)
+        if found is not None and masked and size == _DRIVES[0]:
+            # As far as masks still hide: scores grow with the square of what queries and keys are.
+            beyond = _score(found, torch64)[0] / _HIDDEN_SCORE
+            found = _drive(case, torch64, 0.9 * size / float(np.sqrt(beyond))) if beyond > 1 else found
+        if found is None:
             return
         aside = f"where layers return values of {size:g}" if size == _FAR_DRIVE else ""
-        exact_weights = {name: exact(array) for name, array in weights.items()}
-        yield Case(f"weights for layer outputs of {size:g}", exact_weights, case.call, aside=aside, driven=True)
+        yield dataclasses.replace(found, aside=aside)
+
+
+def _drive(case: Case, torch64: TorchLeg, size: float) -> Case | None:
+    weights = _tried(lambda case: torch64.driven(case, size), case)
+    if weights is None or not all(np.isfinite(array).all() for array in weights.values()):
+        return None
+    exact_weights = {name: exact(array) for name, array in weights.items()}
+    return Case(f"weights for layer outputs of {size:.3g}", exact_weights, case.call, driven=True)
 
 
 def _other_sizes(case: Case, frozen: frozenset[str], ranges: Ranges, torch64: TorchLeg, seed: int) -> Iterator[Case]:

@@ -13,7 +13,7 @@ import torch
 from compare.adequacy import check_adequacy, unexercised
 from compare.cases import make_cases, torch_call
 from compare.checks.gradients import check_gradients, gradient_flow
-from compare.checks.outputs import check_outputs, with_broken
+from compare.checks.outputs import beside_caches, check_outputs, with_broken
 from compare.checks.parameters import can_run, check_parameters, check_weights, count_parameters, undecided
 from compare.checks.precision import GRADIENT_PREFIX, check_precision
 from compare.checks.statistics import check_statistics
@@ -111,7 +111,9 @@ def _report(port: Port) -> Report:
                 gathered = dataclasses.replace(
                     gathered, evidence=concede(legs, mapping, port.torch_model, gathered.evidence)
                 )
-            results += _judge(port, gathered, idle)
+            own = [function.leaves[path].shape for path in mapping.flax_only]
+            broken = beside_caches(gathered.broken, gathered.evidence[0].case, own)
+            results += _judge(port, dataclasses.replace(gathered, broken=broken), idle)
         except MaskMismatchError as error:
             results.append(CheckResult("outputs", "failed", str(error)))
             mismatch = error

@@ -8,8 +8,9 @@ from compare.checks.judge import compare_runs, judge
 from compare.evidence import Evidence
 from compare.legs.run import TIES, Case
 from compare.result import CheckResult, Leaf
+from compare.structure import flatten
 
-__all__ = ["check_outputs", "with_broken"]
+__all__ = ["beside_caches", "check_outputs", "with_broken"]
 
 
 def check_outputs(evidence: Sequence[Evidence], strict: bool) -> CheckResult:
@@ -29,6 +30,23 @@ def _leaves(item: Evidence) -> list[Leaf]:
     if item.numpy is not None:
         leaves += compare_runs(item, lambda run: run.outputs, item.numpy, "NumPy")
     return leaves
+
+
+def beside_caches(
+    broken: Sequence[tuple[Case, str]], given: Case, shapes: Sequence[tuple[int, ...]]
+) -> tuple[tuple[Case, str], ...]:
+    """``broken``, other batches set aside where the port keeps arrays for as many samples as the user's call has.
+
+    Args:
+        broken: cases that torch takes and the port does not.
+        given: the user's own case.
+        shapes: of the port's buffers that torch does not have, such as a decoder's cache.
+    """
+    samples = next((len(array) for array in flatten(given.call).values() if array.ndim), 0)
+    if not any(samples in shape for shape in shapes):
+        return tuple(broken)
+    made = "where the port keeps a cache for another number of samples"
+    return tuple((dataclasses.replace(c, aside=c.aside or made) if c.forward_only else c, s) for c, s in broken)
 
 
 def with_broken(result: CheckResult, broken: Sequence[tuple[Case, str]], strict: bool) -> CheckResult:

@@ -14,6 +14,7 @@ from compare.legs.dropout import TorchMasks
 from compare.legs.dtypes import shared_16_bit_type
 from compare.legs.lookups import Lookup, Lookups
 from compare.legs.run import Case, Run
+from compare.legs.scores import Scores
 from compare.legs.torch_lift import TorchLift, raise_plain_tensors
 from compare.legs.watch import Reached, TorchWatch
 from compare.result import UsageError
@@ -120,6 +121,12 @@ class TorchLeg:
         found: dict[str, Lookup] = {}
         self._explore(case, self._own_masks(0), lambda arguments: Lookups(flatten(arguments), found))
         return found
+
+    def scores(self, case: Case) -> Scores:
+        """How large attention scores become in ``case``, and whether some are masked."""
+        seen = Scores()
+        self._explore(case, self._own_masks(0), lambda _: seen)
+        return seen
 
     def driven(self, case: Case, size: float) -> dict[str, np.ndarray]:
         """``case``'s weights, scaled layer by layer: each then returns values of about ``size``, the last one of 30."""

@@ -134,13 +134,14 @@ class TorchMasked(nn.Module):
 
 
 class FlaxMasked(nnx.Module):
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: float, hidden: float = -np.inf) -> None:
         self.query, self.key, self.value = (nnx.Linear(5, size, rngs=RNGS) for size in (4, 4, 3))
-        self.scale = scale
+        self.scale, self.hidden = scale, hidden
 
     def __call__(self, x: jax.Array) -> jax.Array:
         scores = self.scale * self.query(x) @ self.key(x).mT  # (batch, 4, 4)
-        return jax.nn.softmax(scores, axis=-1, where=jnp.tril(jnp.ones((4, 4), bool))) @ self.value(x)
+        seen = jnp.tril(jnp.ones((4, 4), bool))
+        return jax.nn.softmax(jnp.where(seen, scores, scores + self.hidden), axis=-1) @ self.value(x)
 
 
 @pytest.mark.parametrize("hidden", [-np.inf, float(np.finfo(np.float32).min)])
@@ -148,6 +149,14 @@ def test_a_mask_of_huge_numbers_leaves_no_more_room(seeded: Any, rows: Any, hidd
     model = seeded(lambda: TorchMasked(hidden))
     assert compare.check(model, FlaxMasked(0.5), rows(2, 4, 5)).passed
     assert compare.check(model, FlaxMasked(0.5 + 1e-9), rows(2, 4, 5)).status == "failed"
+
+
+def test_masks_of_another_size_hide_as_well(seeded: Any, rows: Any) -> None:
+    model = seeded(lambda: TorchMasked(-np.inf))
+    report = compare.check(model, FlaxMasked(0.5, -1e4), rows(2, 4, 5))
+    assert report.passed, report.text()
+    assert "near the masks" in report.check("outputs").detail
+    assert compare.check(model, FlaxMasked(0.5, -30.0), rows(2, 4, 5)).status == "failed"
 
 
 def test_mutation_score(seeded: Any, rows: Any) -> None:
