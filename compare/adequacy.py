@@ -88,7 +88,7 @@ def unexercised(evidence: Sequence[Evidence], torch64: TorchLeg) -> list[str]:
     it is changed has no influence, which is no fault of the check.
     """
     used = [item for item in evidence if item.finite and item.case.cotangents]
-    bases = [item.case for item in used if not item.case.aside and not item.case.own_weights][:2]
+    bases = [item.case for item in used if not item.case.aside and not item.case.driven][:2]
     return [
         _words(name, rows) for name, rows in _still(used) if any(_moves(torch64, base, name, rows) for base in bases)
     ]

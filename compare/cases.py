@@ -108,8 +108,7 @@ def _driven(case: Case, torch64: TorchLeg) -> Iterator[Case]:
             return
         aside = f"where layers return values of {size:g}" if size == _FAR_DRIVE else ""
         exact_weights = {name: exact(array) for name, array in weights.items()}
-        name = f"weights for layer outputs of {size:g}"
-        yield Case(name, exact_weights, case.call, aside=aside, own_weights=True)
+        yield Case(f"weights for layer outputs of {size:g}", exact_weights, case.call, aside=aside, driven=True)
         del weights, exact_weights  # not kept while the next ones are made
 
 

@@ -23,7 +23,7 @@ from compare.diagnose import Diagnosis, diagnose, trace_places
 from compare.evidence import Evidence, Gathered, LegError, Legs, gather, sentence_of
 from compare.execution import call_orders
 from compare.hypotheses.masks import mask_cause, mask_place
-from compare.hypotheses.precision import FAST_VARIANCE, rerun, without_fast_variance
+from compare.hypotheses.precision import FAST_VARIANCE, low_precision_causes, rerun, without_fast_variance
 from compare.hypotheses.statistics import statistics_causes
 from compare.influence import judge_influence
 from compare.legs.dropout import MaskMismatchError, UnseenMaskError
@@ -34,6 +34,7 @@ from compare.legs.run import Case
 from compare.legs.torch_leg import TorchLeg
 from compare.mapping.table import rows
 from compare.port import Port
+from compare.precision_place import precision_place
 from compare.profile import gradient_norms, layer_errors, worst_array
 from compare.redraw import given_weights, redraw_weights
 from compare.result import Cause, CheckResult, Report, UsageError
@@ -125,9 +126,10 @@ def _report(port: Port) -> Report:
     evidence = gathered.evidence
     diagnosis = _masks(legs, port, mismatch) if mismatch is not None else _diagnosis(legs, mapping, evidence, port)
     if any(result.name == "precision" and result.status in ("failed", "noted") for result in results):
-        diagnosis = dataclasses.replace(
-            diagnosis, causes=(*diagnosis.causes, *_precision_causes(port, mapping, evidence))
-        )
+        found = (*_precision_causes(port, mapping, evidence), *low_precision_causes(legs.flax64))
+        worse = [item for item in evidence if check_precision([item], same_function=True).status == "failed"]
+        place = diagnosis.divergence or precision_place(legs, mapping, worse)
+        diagnosis = dataclasses.replace(diagnosis, divergence=place, causes=(*diagnosis.causes, *found))
     if any(result.name == "statistics" and result.status == "failed" for result in results):
         moved = statistics_causes(evidence, _momenta(port))
         diagnosis = dataclasses.replace(diagnosis, causes=(*diagnosis.causes, *moved))
@@ -292,7 +294,7 @@ def _numbers(results: list[CheckResult], evidence: tuple[Evidence, ...]) -> dict
     leaves = {result.name: result.leaves for result in results}
     judged = bool(leaves.get("precision"))
     # Layers that are driven far out amplify rounding, in torch alike: of them no figure for the table.
-    usual = [item for item in evidence if not item.case.own_weights and not item.case.aside and not item.case.cancels]
+    usual = [item for item in evidence if not item.case.driven and not item.case.aside and not item.case.cancels]
     per_case = [float32_errors(item) if judged else ([], []) for item in usual]
     outputs, gradients = (largest_relative(leaves.get(name, ())) for name in ("outputs", "gradients"))
     outputs32, gradients32 = (largest_relative([leaf for found in per_case for leaf in found[k]]) for k in (0, 1))
@@ -312,8 +314,8 @@ def _settings(port: Port, legs: Legs, refused: Mapping[str, str], note: str) -> 
         "python": platform.python_version(),
         "device": jax.default_backend(),
         "matmul precision": f"highest, without TF32 (yours: torch {torch.get_float32_matmul_precision()}, "
-        f"jax {getattr(jax.config, 'jax_default_matmul_precision', None) or 'default'})",
-        "x64": f"on in float64 runs alone (yours: {'on' if jax.config.read('jax_enable_x64') else 'off'})",
+        f"jax {jax.config.values.get('jax_default_matmul_precision') or 'default'})",
+        "x64": f"on in float64 runs alone (yours: {'on' if jax.config.values.get('jax_enable_x64') else 'off'})",
         "autocast": "off",
     }
     if legs.flax64.islands:

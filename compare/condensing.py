@@ -26,7 +26,7 @@ def condensed(item: Evidence) -> Evidence:
         return item
     reached_rows(item), gradient_flow([item]), gradient_norms(item)  # found once, and remembered
     case = item.case
-    if case.own_weights:
+    if case.driven:
         buffers = case.weights.keys() - item.reference.parameter_gradients.keys()
         case = dataclasses.replace(case, weights={name: case.weights[name] for name in buffers})
     light = dataclasses.replace(

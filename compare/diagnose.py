@@ -6,23 +6,15 @@ those behind it.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from compare.evidence import Evidence, Legs
 from compare.examiner import Examiner, State
-from compare.hypotheses.bank import general_variants, knobs, scales, variants
-from compare.hypotheses.edit import CallSite, Edit, Hypothesis
-from compare.hypotheses.gradients import gradient_changes
-from compare.hypotheses.operands import relation
-from compare.hypotheses.rewiring import exchanges, moves, other_arrays
-from compare.hypotheses.variant import Knob, Variant
+from compare.hypotheses.edit import Hypothesis
 from compare.observations import observe
 from compare.places import Place
 from compare.result import Cause, Divergence
-from compare.solving import round_numbers, solve
+from compare.search import Search
 from compare.weights import WeightMapping
 
 __all__ = ["Diagnosis", "diagnose", "trace_places"]
@@ -30,12 +22,8 @@ __all__ = ["Diagnosis", "diagnose", "trace_places"]
 # A port with more mistakes than this is better read than measured.
 _MOST_CAUSES = 8
 
-# Runs of the torch model that one search may take: a count, so that the result does not depend on the machine, and
-# fewer where each run has more to compute.
-_MOST_RERUNS = 6000
-_LEAST_RERUNS = 300
-_WEIGHTS_FOR_MOST = 100_000
-_CALLS_FOR_MOST = 40
+# Places that nothing explains and that are passed with Flax's values.
+_MOST_UNEXPLAINED = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,18 +61,44 @@ def diagnose(legs: Legs, mapping: WeightMapping, failing: Sequence[Evidence]) ->
     first, places = state.divergence, state.places
     accepted: list[Hypothesis] = []
     causes: list[Cause] = []
-    note = ""
+    notes: list[str] = []
     while state.divergence is not None and len(causes) < _MOST_CAUSES:
-        search = _Search(examiner, others, accepted, state)
+        search = Search(examiner, others, accepted, state)
         fits = search.fits()
         if not fits:
             tried = "the search was cut short" if examiner.reruns >= search.limit else "nothing in the bank explains it"
-            note = f"{_place(state)}: {tried}; {observe(examiner.arrays(state))}"
-            break
+            notes.append(f"{_place(state)}: {tried}; {observe(examiner.arrays(state))}")
+            beyond = _beyond(examiner, others, accepted, state) if len(notes) <= _MOST_UNEXPLAINED else None
+            if beyond is None:
+                break
+            state, others = beyond
+            continue
         causes += [hypothesis.cause(_words(state, after)) for hypothesis, after in fits]
         accepted.append(fits[0][0])
         state = fits[0][1]
-    return Diagnosis(first, tuple(causes), note, places)
+    return Diagnosis(first, tuple(causes), "; ".join(notes), places)
+
+
+def _beyond(
+    examiner: Examiner, others: Sequence[Examiner], accepted: Sequence[Hypothesis], state: State
+) -> tuple[State, list[Examiner]] | None:
+    """Past a place that nothing explains: torch goes on with Flax's values, so that mistakes behind it are seen.
+
+    Gradients say nothing any more then. Cases that part elsewhere are left out.
+    """
+    after = examiner.feed(state, accepted)
+    if after is None or after.divergence is None or after.divergence.direction == "backward":
+        return None
+    kept = []
+    for other in others:
+        before = other.state(accepted)
+        if before is not None and _number(before) == _number(state) and other.feed(before, accepted) is not None:
+            kept.append(other)
+    return after, kept
+
+
+def _number(state: State) -> int:
+    return -1 if state.target is None else state.target.number
 
 
 def trace_places(legs: Legs, mapping: WeightMapping, evidence: Evidence) -> tuple[Place, ...]:
@@ -109,189 +123,3 @@ def _words(before: State, after: State) -> str:
     rest = "nothing else differs" if after.divergence is None else "another difference comes later"
     apart = f"(else {before.divergence.error:.1e} apart)"
     return f"edited so, torch gives Flax's result {_place(before)} to rounding {apart}; {rest}"
-
-
-Fit = tuple[Hypothesis, State]
-
-
-class _Search:
-    """For hypotheses under which the computations agree farther than before.
-
-    Args:
-        examiner: of the case that is searched.
-        others: of cases that must agree farther too.
-        accepted: mistakes found before.
-        state: with these.
-    """
-
-    def __init__(
-        self, examiner: Examiner, others: Sequence[Examiner], accepted: Sequence[Hypothesis], state: State
-    ) -> None:
-        self.examiner = examiner
-        self.others = others
-        self.accepted = list(accepted)
-        self.state = state
-        numbers = sum(array.size for array in examiner.case.weights.values())
-        heavy = max(numbers / _WEIGHTS_FOR_MOST, len(examiner.sites) / _CALLS_FOR_MOST, 1.0)
-        allowed = _MOST_RERUNS / heavy
-        self.limit = examiner.reruns + max(int(allowed), _LEAST_RERUNS)
-
-    def fits(self) -> list[Fit]:
-        """Those that explain the most, one for each name, likeliest first."""
-        for region in self._regions():
-            for family in self._families(region):
-                found = list(self._confirmed(family))
-                if found:
-                    widened = [self._widest(fit) for fit in found]
-                    farthest = max(after.progress for _, after in widened)
-                    best = [fit for fit in widened if fit[1].progress == farthest]
-                    return list(
-                        {hypothesis.name: (hypothesis, after) for hypothesis, after in reversed(best)}.values()
-                    )[::-1]
-                if self.examiner.reruns >= self.limit:
-                    return []
-        return []
-
-    def _families(self, near: Sequence[CallSite]) -> Iterator[Iterable[Hypothesis]]:
-        """Kinds of mistakes, the commonest first; a kind is tried only if none before it fits."""
-        examiner, sites = self.examiner, self.examiner.sites
-        assert self.state.divergence is not None
-        if self.state.divergence.direction == "backward":
-            yield _everywhere(near, gradient_changes)
-            yield _everywhere(near, variants)
-            return
-        yield _everywhere(near, variants)
-        yield exchanges(examiner.leg.model, near)
-        yield self._solved(near, knobs)
-        yield itertools.chain(moves(sites, near), other_arrays(sites, near))
-        yield self._solved(near, scales)
-        yield _everywhere(near, general_variants)
-
-    def _confirmed(self, family: Iterable[Hypothesis]) -> Iterator[Fit]:
-        forward = self.state.divergence is not None and self.state.divergence.direction == "forward"
-        for hypothesis in family:
-            if self.examiner.reruns >= self.limit:
-                return
-            edits = [*self.accepted, hypothesis]
-            if forward and not hypothesis.rearranges and not self.examiner.screen(edits, self.state):
-                continue
-            after = self.examiner.state(edits)
-            if after is not None and after.progress > self._before(hypothesis) and self._elsewhere(hypothesis):
-                yield hypothesis, after
-
-    def _before(self, hypothesis: Hypothesis) -> tuple[int, int, int]:
-        if not hypothesis.rearranges:
-            return self.state.progress
-        seen_so = self.examiner.without_edits(self.state, [*self.accepted, hypothesis])
-        return max(seen_so, self.state.progress)
-
-    def _elsewhere(self, hypothesis: Hypothesis) -> bool:
-        """Whether the other cases agree farther too."""
-        for other in self.others:
-            before, after = other.state(self.accepted), other.state([*self.accepted, hypothesis])
-            if before is None or before.divergence is None:
-                continue
-            if after is None or not after.progress > before.progress:
-                return False
-        return True
-
-    def _widest(self, fit: Fit) -> Fit:
-        """The same mistake at every call of that function, if that explains more."""
-        hypothesis, after = fit
-        if len(hypothesis.edits) != 1 or after.divergence is None or hypothesis.rearranges:
-            return fit
-        site = hypothesis.edits[0].site
-        alike = [s for s in self.examiner.sites if s.function == site.function and len(s.shapes) == len(site.shapes)]
-        if len(alike) < 2:
-            return fit
-        bare = hypothesis.summary.removeprefix(f"{site.place}: ")
-        edits = tuple(
-            Edit(s, replace)
-            for s in alike
-            for name, summary, _, replace in itertools.chain(variants(s), general_variants(s), gradient_changes(s))
-            if name == hypothesis.name and summary == bare
-        )
-        everywhere = dataclasses.replace(hypothesis, summary=f"{bare}, at every one of {len(edits)} calls", edits=edits)
-        wider = self.examiner.state([*self.accepted, everywhere])
-        return (everywhere, wider) if wider is not None and wider.progress > after.progress else fit
-
-    def _solved(self, near: Sequence[CallSite], family: Callable[[CallSite], Iterator[Knob]]) -> Iterator[Hypothesis]:
-        """Mistakes with one unknown number, which is solved for: at one call, and at all alike."""
-        forms = [([site], list(family(site))) for site in near]
-        for function in dict.fromkeys(site.function for site in near):
-            alike = [site for site in near if site.function == function]
-            if len(alike) > 1:
-                forms.append((alike, list(family(alike[0]))))
-        for group, found in forms:
-            for place, knob in enumerate(found):
-                yield from self._values(group, knob, [list(family(site))[place : place + 1] for site in group])
-
-    def _values(self, group: Sequence[CallSite], knob: Knob, alike: Sequence[Sequence[Knob]]) -> Iterator[Hypothesis]:
-        def hypothesis(value: float) -> Hypothesis:
-            edits = tuple(Edit(s, k.replace(value)) for s, ks in zip(group, alike, strict=True) for k in ks)
-            origin = relation(abs(value), knob.sizes)
-            words = _digits(value, knob.start) + (f" = {'-' if value < 0 else ''}{origin}" if origin else "")
-            where = f"{group[0].place}: " if len(group) == 1 else ""
-            number = "" if len(group) == 1 else f", at every one of {len(group)} calls"
-            return Hypothesis(knob.name(value), f"{where}{knob.summary(words)}{number}", knob.fix, edits)
-
-        def difference(value: float) -> np.ndarray | None:
-            if self.examiner.reruns >= self.limit:
-                return None
-            found = self.examiner.difference([*self.accepted, hypothesis(value)], self.state)
-            return None if found is None else found[0]
-
-        allowed = self.state.target.allowed if self.state.target is not None else 0.0
-        value = solve(difference, knob.start, knob.step, allowed)
-        if value is None or value == knob.start:
-            return
-        for number in dict.fromkeys(round_numbers(value)):
-            if number != knob.start and abs(number - value) <= 0.02 * abs(value) + abs(knob.step):
-                edited = hypothesis(number)
-                if self.examiner.screen([*self.accepted, edited], self.state):
-                    yield edited
-                    return
-
-    def _regions(self) -> Iterator[list[CallSite]]:
-        """Where to look: the calls right before the divergence, then all others, the nearest first."""
-        state, sites = self.state, self.examiner.sites
-        assert state.divergence is not None
-        checkpoints = self.examiner.reference.checkpoints
-        low, high = 0, sites[-1].number + 1 if sites else 0
-        if state.divergence.direction == "forward":
-            bad = next((i for i, place in enumerate(state.places) if not place.agrees), len(state.places))
-            low = checkpoints[state.places[bad - 1].number].clock if bad else 0
-            high = checkpoints[state.places[bad].number].clock if bad < len(state.places) else high
-        else:
-            bad = next((i for i in reversed(range(len(state.places))) if not state.places[i].gradient_agrees), -1)
-            if bad >= 0:
-                low = checkpoints[state.places[bad].number].clock
-                following = state.places[bad + 1] if bad + 1 < len(state.places) else None
-                high = checkpoints[following.number].clock if following else high
-        near = [site for site in sites if low <= site.number < high]
-        yield near
-        yield sorted((site for site in sites if site not in near), key=lambda site: abs(site.number - low))
-
-
-def _digits(value: float, start: float) -> str:
-    """Six digits, or as many as tell it from torch's number."""
-    return f"{value:.6g}" if f"{value:.6g}" != f"{start:.6g}" else f"{value:.12g}"
-
-
-def _everywhere(near: Sequence[CallSite], family: Callable[[CallSite], Iterator[Variant]]) -> Iterator[Hypothesis]:
-    """A family's variants at each call, then each at all calls of one function together."""
-    for site in near:
-        for name, summary, fix, replace in family(site):
-            words = f"{site.place}: {summary}" if site.place else summary
-            yield Hypothesis(name, words, fix, (Edit(site, replace),))
-    for function in dict.fromkeys(site.function for site in near):
-        alike = [site for site in near if site.function == function]
-        if len(alike) < 2:
-            continue
-        together: dict[tuple[str, str, str], list[Edit]] = {}
-        for site in alike:
-            for name, summary, fix, replace in family(site):
-                together.setdefault((name, summary, fix), []).append(Edit(site, replace))
-        for (name, summary, fix), edits in together.items():
-            if len(edits) == len(alike):
-                yield Hypothesis(name, f"{summary}, at every one of {len(edits)} calls", fix, tuple(edits))

@@ -1,12 +1,14 @@
 """torch under hypotheses, compared with the recorded Flax computation of one case."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from compare.evidence import PERTURBED_RUNS, Evidence, Legs
-from compare.hypotheses.edit import Calls, CallSite, Hypothesis
+from compare.hypotheses.edit import Calls, CallSite, Edit, Hypothesis, tensors_of
 from compare.legs.run import Case, Run, zeros_for_none
 from compare.legs.watch import Checkpoint
 from compare.places import Place, Room, alignment, compare_places, first_divergence, pair_modules, rooms
@@ -62,6 +64,7 @@ class Examiner:
         self.flax_run = evidence.flax
         self.found: tuple[Checkpoint, ...] = legs.flax64.trace(self.case)
         self.reruns = 0
+        self.fed: dict[int, list[np.ndarray]] = {}
         calls = Calls(self.leg.model, recording=True)
         self.reference = self.leg.run(self.case, trace=True, edit=calls, clock=calls.count)
         self.sites: list[CallSite] = sorted(calls.sites, key=lambda site: site.number)
@@ -105,6 +108,28 @@ class Examiner:
         apart = [(ours - theirs).ravel() for ours, theirs in pairs]
         return np.concatenate(apart) if apart else np.zeros(0), agrees
 
+    def feed(self, state: State, hypotheses: Sequence[Hypothesis]) -> State | None:
+        """The state if torch went on with Flax's arrays at the first place that differs; None where that is not so."""
+        target = state.target
+        pairs = self.arrays(state)
+        if target is None or not pairs or any(ours.shape != theirs.shape for ours, theirs in pairs):
+            return None
+        self.fed[target.number] = [theirs for _, theirs in pairs]
+        after = self.state(hypotheses)
+        return after if after is not None and after.progress > state.progress else None
+
+    def effect(self, edit: Edit) -> bytes | None:
+        """A digest of what the edited call alone returns; empty if that is what it returned; None if it can't be."""
+        redo = edit.site.redo
+        if redo is None:
+            return None
+        try:
+            with self.leg.calling(self.case):
+                before, after = _digest(redo(None)), _digest(redo(edit.replace))
+        except Exception:
+            return b""
+        return b"" if before == after else after
+
     def arrays(self, state: State) -> list[tuple[np.ndarray, np.ndarray]]:
         """torch's and Flax's arrays at the first place that differs, in torch's layout."""
         return _arrays_at(self, state.run, state.target, state.wrong_outputs)
@@ -112,7 +137,7 @@ class Examiner:
     def _run(self, case: Case, hypotheses: Sequence[Hypothesis], until: int | None = None) -> Run | None:
         self.reruns += 1
         try:
-            return self.leg.run(case, trace=True, edit=Calls(self.leg.model, hypotheses), until=until)
+            return self.leg.run(case, trace=True, edit=Calls(self.leg.model, hypotheses, fed=self.fed), until=until)
         except Exception:  # an edit that does not fit the call's shapes says only that this is not the mistake
             return None
 
@@ -172,6 +197,14 @@ class Examiner:
         room = SAMENESS_FACTOR * spread(of(self.reference), [of(m) for m in self.moved], "float64")
         room += self.slack * float(np.abs(of(self.reference)).max(initial=0.0))
         return compare_arrays(name, of(run), of(self.flax_run), room).agrees
+
+
+def _digest(result: Any) -> bytes:
+    arrays = [tensor.detach().numpy() for tensor in tensors_of(result)]
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.digest()
 
 
 def _shapes(arrays: Mapping[str, np.ndarray | None]) -> dict[str, tuple[int, ...]]:

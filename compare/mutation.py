@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from compare.cases import make_cases
 from compare.evidence import moved_by_rounding
-from compare.hypotheses.edit import Calls, Edit, Hypothesis, Replacement, editing
+from compare.hypotheses.call_arguments import Replacement
+from compare.hypotheses.edit import Calls, Edit, Hypothesis
 from compare.legs.run import Case, Run
 from compare.legs.torch_leg import TorchLeg
 from compare.port import Port
@@ -95,7 +96,7 @@ def _noticed(leg: TorchLeg, mutant: _Mutant, cases: Sequence[tuple[Case, Run, Ru
             weights = {**weights, mutant.parameter: mutant.change(weights[mutant.parameter])}
         hypotheses = [Hypothesis("", "", "", (mutant.edit,))] if mutant.edit else []
         try:
-            found = leg.run(dataclasses.replace(case, weights=weights), edit=editing(hypotheses))
+            found = leg.run(dataclasses.replace(case, weights=weights), edit=Calls(leg.model, hypotheses))
         except Exception:  # a model that breaks is noticed
             return True
         if any(
@@ -108,7 +109,7 @@ def _noticed(leg: TorchLeg, mutant: _Mutant, cases: Sequence[tuple[Case, Run, Ru
 
 
 def _mutants(leg: TorchLeg, case: Case) -> Iterator[_Mutant]:
-    calls = Calls(model=leg.model)
+    calls = Calls(leg.model, recording=True)
     leg.run(case, edit=calls)
     for site in calls.sites:
         where = f"{site.function} (call {site.number})" + (f" in {site.module}" if site.module else "")

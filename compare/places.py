@@ -13,7 +13,7 @@ from compare.result import Divergence
 from compare.verdict import SAMENESS_FACTOR, compare_arrays, spread
 from compare.weights import WeightMapping
 
-__all__ = ["Place", "Room", "alignment", "compare_places", "first_divergence", "pair_modules", "rooms"]
+__all__ = ["Place", "Room", "alignment", "compare_places", "entrance", "first_divergence", "pair_modules", "rooms"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Place:
         number: of the checkpoint in torch's order.
         error, allowed: largest difference of the values, and what rounding explains.
         gradient_error, gradient_allowed: the same for the gradients.
+        same_indices: whether the integer arrays there are equal too, where they can be compared.
     """
 
     module: str
@@ -36,6 +37,7 @@ class Place:
     allowed: float
     gradient_error: float = 0.0
     gradient_allowed: float = 0.0
+    same_indices: bool = True
 
     @property
     def agrees(self) -> bool:
@@ -91,15 +93,25 @@ class Room:
     gradients: tuple[float, ...]
 
 
-def rooms(reference: Sequence[Checkpoint], perturbed: Sequence[Sequence[Checkpoint]], slack: float = 0.0) -> list[Room]:
+def rooms(
+    reference: Sequence[Checkpoint],
+    perturbed: Sequence[Sequence[Checkpoint]],
+    slack: float = 0.0,
+    dtype: str = "float64",
+) -> list[Room]:
     """The allowance at every checkpoint, measured on perturbed runs, and ``slack`` times the largest value."""
     found = []
     for number, ours in enumerate(reference):
         moved = [run[number] for run in perturbed if number < len(run)]
-        arrays = tuple(_allowed(array, [run.arrays[i] for run in moved], slack) for i, array in enumerate(ours.arrays))
+        arrays = tuple(
+            _allowed(array, [run.arrays[i] for run in moved], slack, dtype) for i, array in enumerate(ours.arrays)
+        )
         gradients = tuple(
             _allowed(
-                _or_zeros(g, ours.arrays[i]), [_or_zeros(run.gradients[i], ours.arrays[i]) for run in moved], slack
+                _or_zeros(g, ours.arrays[i]),
+                [_or_zeros(run.gradients[i], ours.arrays[i]) for run in moved],
+                slack,
+                dtype,
             )
             for i, g in enumerate(ours.gradients)
         )
@@ -146,12 +158,26 @@ def _place(number: int, ours: Checkpoint, room: Room, other: Checkpoint) -> Plac
         theirs = theirs if permutation is None else np.transpose(theirs, permutation)
         leaf = compare_arrays("", _or_zeros(ours.gradients[i], array), theirs, room.gradients[i])
         gradients = _worse(gradients, (np.inf if leaf.detail else leaf.error, leaf.allowed))
-    return Place(ours.module, other.module, ours.edge, number, *values, *gradients)
+    same = _same_indices(ours.indices, other.indices)
+    return Place(ours.module, other.module, ours.edge, number, *values, *gradients, same_indices=same)
 
 
-def _allowed(array: np.ndarray, moved: Sequence[np.ndarray], slack: float) -> float:
+def _same_indices(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> bool:
+    """Leading axes of one are broadcast, as positions are; where each side has its own arrays nothing is said."""
+    if len(ours) != len(theirs):
+        return True
+    return all(np.array_equal(_without_ones(a), _without_ones(b)) for a, b in zip(ours, theirs, strict=True))
+
+
+def _without_ones(array: np.ndarray) -> np.ndarray:
+    while array.ndim and len(array) == 1:
+        array = array[0]
+    return array
+
+
+def _allowed(array: np.ndarray, moved: Sequence[np.ndarray], slack: float, dtype: str) -> float:
     fitting = [run for run in moved if run.shape == array.shape]
-    return SAMENESS_FACTOR * spread(array, fitting, "float64") + slack * float(np.abs(array).max(initial=0.0))
+    return SAMENESS_FACTOR * spread(array, fitting, dtype) + slack * float(np.abs(array).max(initial=0.0))
 
 
 def _or_zeros(gradient: np.ndarray | None, like: np.ndarray) -> np.ndarray:
@@ -193,12 +219,19 @@ def first_divergence(
         parameters: torch names of parameters whose gradients differ.
         inputs: error and allowance of the gradients of the model's inputs.
     """
-    for place in places:
-        if not place.agrees:
-            return Divergence("forward", _WHERE[place.edge], place.module, place.flax_path, place.error, place.allowed)
+    place = next((place for place in places if not place.agrees), None)
+    if place is not None:
+        where = _WHERE[entrance(places, place).edge]
+        return Divergence("forward", where, place.module, place.flax_path, place.error, place.allowed)
     if not output[0] <= output[1]:
         return Divergence("forward", "inside", "", "", *output)
     return _backward(places, parameters, inputs)
+
+
+def entrance(places: Sequence[Place], place: Place) -> Place:
+    """The input of ``place``'s module, where integers that went in already differ; else ``place`` itself."""
+    before = [p for p in places if p.number < place.number and (p.module, p.edge) == (place.module, "input")]
+    return place if place.edge == "input" or not before or before[-1].same_indices else before[-1]
 
 
 def _backward(places: Sequence[Place], parameters: Sequence[str], inputs: tuple[float, float]) -> Divergence | None:

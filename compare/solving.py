@@ -8,6 +8,7 @@ import numpy as np
 __all__ = ["round_numbers", "solve"]
 
 _STEPS = 12
+_HALVINGS = 3
 # A number that explains less than this share of the difference to first order, at the start, is not the one.
 _LEAST_SHARE = 0.3
 
@@ -40,6 +41,11 @@ def solve(difference: Callable[[float], np.ndarray | None], start: float, step: 
             return None
         move = -float(slope @ y) / square
         following = difference(x + move)
+        for _ in range(_HALVINGS):  # a step too far, out of the numbers that make sense there
+            if following is not None and np.isfinite(following).all():
+                break
+            move /= 2
+            following = difference(x + move)
         if x + move == x or following is None or not np.isfinite(following).all():
             break
         previous, x, y = (x, y), x + move, following

@@ -115,7 +115,8 @@ def rebuild(node: Any, leaves: Mapping[str, Any], path: str = "") -> Any:
     values = {name: rebuild(child, leaves, f"{path}.{name}" if path else name) for name, child in children}
     if isinstance(node, Call):
         return Call(args=values["args"], kwargs=values["kwargs"])
-    if dataclasses.is_dataclass(node):  # a ModelOutput is a mapping besides: it stays what it is
+    # A ModelOutput is a mapping besides: it stays what it is.
+    if dataclasses.is_dataclass(node) and not isinstance(node, type):
         return dataclasses.replace(node, **values)
     if isinstance(node, MutableMapping):
         rebuilt = copy.copy(node)

@@ -253,7 +253,7 @@ def _alone(orbax: Any) -> AbstractContextManager[Any]:
     options = orbax.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix="fcjax"
     )
-    return orbax.Context(multiprocessing_options=options)  # type: ignore[no-any-return]
+    return orbax.Context(multiprocessing_options=options)
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:

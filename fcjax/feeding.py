@@ -5,6 +5,7 @@ Either way a step sees the same rows, in the same program but for where it finds
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -142,7 +143,7 @@ class Streamed:
     def fetch_after(self, chunk: Chunk) -> None:
         """Reads what most likely follows on ``chunk`` and sends it off, while the devices are busy with ``chunk``."""
         following = self._following(chunk)
-        self._ahead = following and (following, self._load(following))
+        self._ahead = (following, self._load(following)) if following else None
 
     def _following(self, chunk: Chunk) -> Chunk | None:
         """The next piece of the pass, else the first of the next part; after the last part the next epoch begins."""
@@ -167,12 +168,13 @@ class Streamed:
             return np.stack(picked) if self.own_per_replica else picked[0]
 
         shape = self._shape(chunk)
-        inputs, targets = (
-            self._parallel.spread((*shape, *source.shape[1:]), source.dtype, lambda device, s=source: rows(s, device))
-            for source in (split.inputs, split.targets)
-        )
+
+        def send(source: np.ndarray) -> jax.Array:
+            return self._parallel.spread((*shape, *source.shape[1:]), source.dtype, partial(rows, source))
+
         first = np.full(shape[1:-1], chunk.first, np.int32)
-        return Arrays(inputs, targets, self._parallel.spread(shape[:-1], first.dtype, lambda device: first))
+        sent = self._parallel.spread(shape[:-1], first.dtype, lambda device: first)
+        return Arrays(send(split.inputs), send(split.targets), sent)
 
     def _order(self, epoch: int) -> list[np.ndarray]:
         """The order of samples of each replica, kept for as long as the epoch lasts."""

@@ -78,7 +78,8 @@ class Parallel:
             part: gives the entry of a device; asked for the devices of this process alone.
         """
 
-        def entry(index: tuple[slice, ...]) -> np.ndarray:
+        def entry(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
             return np.asarray(part(index[0].start or 0), dtype)[None]
 
         return jax.make_array_from_callback(shape, self._spread, entry)

@@ -22,7 +22,7 @@ from fcjax.tasks import ModelSpec
 __all__ = ["Run", "describe_run", "load_run"]
 
 FORMAT = "fcjax model 1"
-MODEL, PREPROCESSING, WEIGHTS, SUMMARY = "model.json", "preprocessing.json", "weights.safetensors", "summary.json"
+MODEL, PREPROCESSING, WEIGHTS = "model.json", "preprocessing.json", "weights.safetensors"
 ROWS = 1000  # at once
 
 
@@ -145,7 +145,6 @@ def load_run(path: str | PathLike[str]) -> Run:
 
 
 def _loaded(folder: Path) -> Run:
-    _read_json(folder / SUMMARY)  # the last file to be written
     config, record = (_read_json(folder / name) for name in ("config.json", MODEL))
     if record.get("format") != FORMAT:
         raise UsageError(f"{folder / MODEL}: expected the format {FORMAT!r}, found {record.get('format')!r}")

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fcjax.config import TrainConfig
@@ -63,7 +64,7 @@ class Programs:
     def train(self, state: TrainState, step: int, length: int) -> tuple[TrainState, Any]:
         """``length`` steps on from ``step``; ``state`` is used up. Returns also their sums, still on the devices."""
         epoch, first = divmod(step, self.steps)
-        return self._run(Chunk(TRAIN, epoch, first, first + length), state)  # type: ignore[no-any-return]
+        return self._run(Chunk(TRAIN, epoch, first, first + length), state)
 
     def evaluate(self, part: str, state: TrainState, epoch: int) -> Sums:
         """Sums over the split called ``part`` after ``epoch`` epochs, every array with a leading replica axis."""
@@ -101,7 +102,10 @@ def _keys(parallel: Parallel, state: TrainState) -> list[jax.Array]:
     key = state.key.addressable_data(0)
     numbers = np.asarray(jax.random.key_data(key))
     with parallel.on_the_host():
-        return [jax.random.wrap_key_data(one, impl=jax.random.key_impl(key)) for one in numbers.reshape(key.size, -1)]
+        return [
+            jax.random.wrap_key_data(jnp.asarray(one), impl=jax.random.key_impl(key))
+            for one in numbers.reshape(key.size, -1)
+        ]
 
 
 def joined(parts: Sequence[Sums], replicas: int) -> Sums:

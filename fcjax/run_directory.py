@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ class RunDirectory:
 
     def rewind(self, config: dict[str, object], files: Mapping[str, str], history: list[dict[str, Any]]) -> None:
         """Brings the files to where a resumed run goes on: no line of a later epoch, no half line."""
-        (self.path / SUMMARY).unlink(missing_ok=True)
+        for name in (SUMMARY, WEIGHTS):  # of a run that was finished and now goes on
+            (self.path / name).unlink(missing_ok=True)
         for rest in self.path.glob(".*.tmp"):
             rest.unlink(missing_ok=True)
         self._describe(config, files)
@@ -106,7 +108,7 @@ class RunDirectory:
         """The settings, and whatever else is known before training."""
         self._write_json(CONFIG, config)
         for name, text in files.items():
-            self._write(name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+            self._write(name, partial(Path.write_text, data=text, encoding="utf-8"))
 
     def _unwritable(self, name: str, error: Exception) -> UsageError:
         return UsageError(f"{self.path / name}: can't be written: {getattr(error, 'strerror', None) or error}")

@@ -11,7 +11,7 @@ from compare.hypotheses.call_arguments import Replacement
 from compare.hypotheses.edit import CallSite
 from compare.hypotheses.variant import Knob, Maker, Variant, first, identity, through
 
-__all__ = ["ACTIVATIONS", "FUNCTIONS", "activation_knobs"]
+__all__ = ["ACTIVATIONS", "FUNCTIONS", "SWAPS", "activation_knobs"]
 
 FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": torch.relu,
@@ -41,6 +41,15 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 """Elementwise functions that a port may take for one another."""
 
+SWAPS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    **FUNCTIONS,
+    "a hard sigmoid of slope 0.2": lambda x: (0.2 * x + 0.5).clamp(0, 1),
+    "relu squared": lambda x: torch.relu(x).square(),
+    "erf": torch.erf,
+    "a sigmoid of range -1 to 1": lambda x: 2 * torch.sigmoid(x) - 1,
+}
+"""And some that only stand for another activation."""
+
 _NAMED: tuple[str, ...] = (
     "relu",
     "gelu",
@@ -59,8 +68,8 @@ _NAMED += ("hardsigmoid", "relu6", "selu", "celu", "hardtanh", "softsign", "logs
 def _activation(site: CallSite) -> Iterator[Variant]:
     name = site.function
     yield "activation_missing", f"{name} is left out", f"apply {name} there", identity
-    for other, function in FUNCTIONS.items():
-        if other != name and not (name == "gelu" and "tanh form" in other):
+    for other, function in SWAPS.items():
+        if other != name and not (name in ("gelu", "softplus") and other in ("the tanh form of gelu", name)):
             yield "activation_swapped", f"{other} stands where torch has {name}", f"use {name}", through(function)
 
 
@@ -80,12 +89,18 @@ def _gelu(site: CallSite) -> Iterator[Variant]:
 
 
 def _softplus(site: CallSite) -> Iterator[Variant]:
+    beta = float(site.arguments.get("beta", 1.0))
     yield (
         "softplus_threshold",
         "softplus is exact everywhere; torch's is the identity above its threshold of 20",
         "nothing, if 2e-9 does not matter: torch approximates here",
-        through(lambda x: torch.logaddexp(x, torch.zeros_like(x))),
+        through(lambda x: _softplus_of(x, beta)),
     )
+
+
+def _softplus_of(x: torch.Tensor, beta: float) -> torch.Tensor:
+    """Exact, where torch's is the identity above its threshold."""
+    return torch.logaddexp(beta * x, torch.zeros_like(x)) / beta
 
 
 def _prelu(site: CallSite) -> Iterator[Variant]:
@@ -109,6 +124,16 @@ def activation_knobs(site: CallSite) -> Iterator[Knob]:
             f"negative_slope={slope:g}",
             lambda value: through(functools.partial(F.leaky_relu, negative_slope=value)),
             start=slope,
+        )
+    if site.function == "softplus":
+        beta = float(site.arguments.get("beta", 1.0))
+        yield Knob(
+            lambda _: "activation_beta",
+            lambda value: f"softplus has beta {value}, torch has {beta:g}",
+            f"jax.nn.softplus({beta:g} * x) / {beta:g}",
+            lambda value: through(lambda x: _softplus_of(x, value)),
+            start=beta,
+            logarithmic=True,
         )
     if site.function in ("silu", "sigmoid", "gelu"):
         gates = site.function != "sigmoid"

@@ -1,13 +1,17 @@
 """Every argument of every call may have another value: flags, axes, whole numbers; and numbers to be solved for."""
 
+import inspect
+import itertools
 from collections.abc import Iterator
 from typing import Any
+
+import torch
 
 from compare.hypotheses.call_arguments import with_arguments
 from compare.hypotheses.edit import BOUNDARIES, CallSite
 from compare.hypotheses.variant import Knob, Variant
 
-__all__ = ["NAMES", "argument_knobs", "other_arguments"]
+__all__ = ["NAMES", "argument_knobs", "default_arguments", "other_arguments"]
 
 # What a cause is called, by argument.
 NAMES = {
@@ -52,6 +56,31 @@ _WITH_AXES |= {"swapaxes", "argmax", "max", "min", "norm", "logsumexp", "select"
 _WITH_AXES |= {"prod", "median", "normalize", "glu", "flatten", "cosine_similarity", "movedim"}
 
 
+def default_arguments(site: CallSite) -> Iterator[Variant]:
+    """The call with one argument left at its default: the commonest slip, and it explains before another function."""
+    for key, value in site.arguments.items():
+        default = _DEFAULTS.get((site.function, str(key)))
+        if default is not None and isinstance(value, int | float) and value != default:
+            yield (
+                NAMES.get(str(key), "argument_value"),
+                f"{key} of {site.function} is {default:g}, its default; torch's is {value:g}",
+                f"use {value:g}",
+                with_arguments(site.function, {key: default}),
+            )
+
+
+def _defaults() -> dict[tuple[str, str], float]:
+    """Numbers that torch's functions take unless told: (function, argument) -> default."""
+    found = {}
+    for name in dir(torch.nn.functional):
+        try:
+            parameters = inspect.signature(getattr(torch.nn.functional, name)).parameters.values()
+        except (TypeError, ValueError):
+            continue
+        found |= {(name, p.name): p.default for p in parameters if type(p.default) is float and p.name not in _SKIPPED}
+    return found | {("softplus", "beta"): 1.0}
+
+
 def other_arguments(site: CallSite) -> Iterator[Variant]:
     """The call with one of its arguments changed."""
     if site.function in BOUNDARIES or site.function in _MAKING:
@@ -61,9 +90,11 @@ def other_arguments(site: CallSite) -> Iterator[Variant]:
             continue
         name = NAMES.get(str(key), "argument_value")
         for other in _others(site, key, value):
+            absent = name == "padding" and not any(other if isinstance(other, tuple) else (other,))
+            called = "padding_missing" if absent else "wrong_axis" if _is_axis(site, key, value) else name
             label = f"{key} of {site.function}" if isinstance(key, str) else f"argument {key} of {site.function}"
             yield (
-                name if name != "argument_value" or not _is_axis(site, key, value) else "wrong_axis",
+                called,
                 f"{label} is {other}, torch's is {value}",
                 f"use {value}",
                 with_arguments(site.function, {key: other}),
@@ -83,6 +114,9 @@ def _others(site: CallSite, key: str | int, value: Any) -> Iterator[Any]:
         yield from (word for word in ("sum", "mean", "none", "batchmean") if word != value)
     elif _is_axis(site, key, value):
         yield from (axis for axis in range(rank) if axis != value % max(rank, 1))
+        yield from ((), tuple(range(rank)), *itertools.combinations(range(rank), 2))
+    elif key == "stride" and value is None:
+        yield from (1, 2)
     elif isinstance(value, int):
         yield from (other for other in dict.fromkeys([value - 1, value + 1, 2 * value, 0, 1]) if other != value)
     elif isinstance(value, tuple) and value and all(type(part) is int for part in value) and isinstance(key, str):
@@ -105,6 +139,7 @@ def argument_knobs(site: CallSite) -> Iterator[Knob]:
         if isinstance(value, bool) or not isinstance(value, int | float) or key in _SKIPPED:
             continue
         elementwise = site.function in _ARITHMETIC
+        base = site.function in ("__rpow__", "pow") and key in (0, 1, "self", "base") and value > 0
         if isinstance(value, int) and not elementwise:
             continue
         yield Knob(
@@ -117,11 +152,30 @@ def argument_knobs(site: CallSite) -> Iterator[Knob]:
             f"use {value:g}",
             lambda other, key=key: with_arguments(site.function, {key: other}),  # type: ignore[misc]
             start=float(value),
-            step=1e-3 * abs(value) or 1e-6,
+            step=1e-3 if base else (-0.3 if site.function in _CLIPPING else 1e-3) * abs(value) or 1e-6,
             sizes=tuple(size for shape in site.shapes for size in shape),
+            logarithmic=base,
+        )
+    yield from _together(site)
+
+
+def _together(site: CallSite) -> Iterator[Knob]:
+    """Both bounds of a clipping, scaled alike."""
+    numbers = {key: float(value) for key, value in site.arguments.items() if type(value) in (int, float)}
+    if site.function in _CLIPPING and len(numbers) > 1:
+        bounds = ", ".join(f"{value:g}" for value in numbers.values())
+        yield Knob(
+            lambda _: "clamp_bounds",
+            lambda factor: f"the bounds of {site.function} are {factor} times torch's, {bounds}",
+            f"use {bounds}",
+            lambda factor: with_arguments(site.function, {key: factor * value for key, value in numbers.items()}),
+            start=1.0,
+            step=-0.3,  # a small one would move few values: those that are clipped already
         )
 
 
+_CLIPPING = {"clamp", "clip", "clamp_min", "clamp_max", "hardtanh"}
+_DEFAULTS = _defaults()
 _ARITHMETIC = {
     "add",
     "sub",

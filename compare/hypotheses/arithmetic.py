@@ -117,6 +117,12 @@ def _product(site: CallSite) -> Iterator[Variant]:
                 "multiply by weight alone",
                 lambda f, a, k: a[0] * (1 + a[1]),
             )
+            yield (
+                "one_plus_factor",
+                "the factor is 1 + weight",
+                "multiply by weight alone",
+                lambda f, a, k: (1 + a[0]) * a[1],
+            )
 
 
 def _broadcast(args: Any, value: Any) -> Any:
@@ -138,6 +144,23 @@ def _detach(site: CallSite) -> Iterator[Variant]:
         "the gradient flows where torch stops it with detach()",
         "jax.lax.stop_gradient",
         identity,
+    )
+
+
+def _median(site: CallSite) -> Iterator[Variant]:
+    def mean_of_two(func: Any, args: Any, kwargs: Any) -> Any:
+        found = func(*args, **kwargs)
+        if isinstance(found, torch.Tensor):
+            return first(args, kwargs).quantile(0.5)
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+        keepdim = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
+        return type(found)((first(args, kwargs).quantile(0.5, dim, keepdim), found[1]))
+
+    yield (
+        "median_of_even",
+        "of an even number of values the mean of the middle two is taken, torch takes the lower",
+        "jnp.sort(x, axis)[(n - 1) // 2]",
+        mean_of_two,
     )
 
 
@@ -214,6 +237,7 @@ ARITHMETIC: dict[str, tuple[Maker, ...]] = {
     **dict.fromkeys(("mul", "div", "true_divide", "__imul__"), (_product,)),
     **dict.fromkeys(("cat", "concat", "concatenate", "stack"), (_concatenation,)),
     "detach": (_detach,),
+    "median": (_median,),
     **dict.fromkeys(("clamp", "clip", "clamp_min", "clamp_max"), (_clamp,)),
     **dict.fromkeys(("masked_fill", "masked_fill_"), (_mask,)),
     **dict.fromkeys(("triu", "tril"), (_triangle,)),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from compare.hypotheses.activations import ACTIVATIONS, activation_knobs
-from compare.hypotheses.arguments import argument_knobs, other_arguments
+from compare.hypotheses.arguments import argument_knobs, default_arguments, other_arguments
 from compare.hypotheses.arithmetic import ARITHMETIC
 from compare.hypotheses.edit import CallSite
 from compare.hypotheses.layers import LAYERS
@@ -22,6 +22,7 @@ FUNCTIONS = tuple(_BANK)
 
 def variants(site: CallSite) -> Iterator[Variant]:
     """What is known to go wrong in the call at ``site``."""
+    yield from default_arguments(site)
     for maker in _BANK.get(site.function, ()):
         yield from maker(site)
     yield from other_arguments(site)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -37,6 +38,7 @@ class CallSite:
         span: how many calls it is made of, where it is taken apart.
         sources: numbers of the calls that returned its tensor arguments, -1 for none.
         repeat: the same call on another array; None where it takes none first.
+        redo: what the call returns with an edit in it, on the arrays that it had.
     """
 
     number: int
@@ -51,6 +53,7 @@ class CallSite:
     span: int = 0
     sources: tuple[int, ...] = ()
     repeat: Callable[[torch.Tensor], Any] | None = None
+    redo: Callable[[Replacement | None], Any] | None = None
 
     @property
     def place(self) -> str:
@@ -112,11 +115,21 @@ class Calls(TorchFunctionMode):
         model: whose calls these are.
         hypotheses: mistakes that the model is to contain.
         recording: whether to note every call in ``sites``.
+        fed: number of an edge of a submodule, in the order of execution, -> arrays that stand there from then on.
     """
 
-    def __init__(self, model: torch.nn.Module, hypotheses: Sequence[Hypothesis] = (), recording: bool = False) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        hypotheses: Sequence[Hypothesis] = (),
+        recording: bool = False,
+        fed: Mapping[int, Sequence[np.ndarray]] | None = None,
+    ) -> None:
         super().__init__()
         self.sites: list[CallSite] = []
+        self._fed = fed or {}
+        self._edge = -1
+        self._replaced: list[Any] = []  # kept, so that no id is used twice
         self._edits: dict[int, list[Edit]] = {}
         for hypothesis in hypotheses:
             for edit in hypothesis.edits:
@@ -138,7 +151,9 @@ class Calls(TorchFunctionMode):
             if name:
                 enter = functools.partial(self._enter, name)
                 self._hooks.append(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
-                self._hooks.append(module.register_forward_hook(self._leave))
+                self._hooks.append(module.register_forward_hook(self._leave, prepend=True))
+                if not type(module).__module__.startswith("torch.nn"):  # it has code of its own
+                    self._hooks.append(module.register_forward_pre_hook(self._begin, with_kwargs=True))
         self._hooks.append(self._model.register_forward_hook(self._return))
         return super().__enter__()
 
@@ -149,12 +164,36 @@ class Calls(TorchFunctionMode):
 
     def _enter(self, name: str, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._stack.append(name)
+        args, kwargs = self._feed((args, kwargs))
         if args and _floating(args[0]):
             args = (self._boundary("entering", args[0]), *args[1:])
         return args, kwargs
 
-    def _leave(self, _module: Any, _args: Any, _output: Any) -> None:
+    def _begin(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Behind the edge that is compared: what changes here changes inside the module only."""
+        if args and _floating(args[0]):
+            args = (self._boundary("entering", args[0]), *args[1:])
+        return args, kwargs
+
+    def _leave(self, _module: Any, _args: Any, output: Any) -> Any:
         self._stack.pop()
+        return self._feed(output)
+
+    def _feed(self, structure: Any) -> Any:
+        """``structure``, or what stands there in its place; code that still holds the old arrays reads the new ones."""
+        self._edge += 1
+        if self._edge not in self._fed:
+            return structure
+        leaves = {path: leaf for path, leaf in flatten(structure).items() if _floating(leaf)}
+        changed = {}
+        with torch._C.DisableTorchFunction():
+            for (path, leaf), array in zip(leaves.items(), self._fed[self._edge], strict=False):
+                if array.shape == tuple(leaf.shape) and not isinstance(leaf, torch.nn.Parameter):
+                    value = torch.from_numpy(np.array(array)).to(leaf.dtype)
+                    changed[path] = value + (leaf - leaf.detach())  # the gradient goes on as it would
+                    self._reads[id(leaf)] = changed[path]
+                    self._replaced.append(leaf)
+        return rebuild(structure, changed) if changed else structure
 
     def _return(self, _module: Any, _args: Any, output: Any) -> Any:
         leaves = {path: leaf for path, leaf in flatten(output).items() if _floating(leaf)}
@@ -230,6 +269,7 @@ class Calls(TorchFunctionMode):
             span=span,
             sources=tuple(self._made.get(id(tensor), (None, -1))[1] for tensor in taken),
             repeat=self._repeat(func, args, kwargs),
+            redo=None if _once(name) else lambda edit: edit(func, args, kwargs) if edit else func(*args, **kwargs),
         )
         self.sites.append(site)
         for tensor in returned:
@@ -242,6 +282,11 @@ class Calls(TorchFunctionMode):
         if not all(id(tensor) in self._names for tensor in tensors_of((args[1:], kwargs))):
             return None
         return lambda x: func(x, *args[1:], **kwargs)
+
+
+def _once(name: str) -> bool:
+    """Whether the call works in place or draws at random, so that made again it gives something else."""
+    return name.startswith("__i") or (name.endswith("_") and not name.endswith("__")) or "dropout" in name
 
 
 def _replaced(replace: Replacement, func: Any, *args: Any, **kwargs: Any) -> Any:

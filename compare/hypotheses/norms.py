@@ -67,6 +67,12 @@ def _norm(site: CallSite) -> Iterator[Variant]:
             f"use {kind}",
             _rewritten(kind, centred=False),
         )
+    yield (
+        "sum_for_mean",
+        "the sum of the squares stands where torch has their mean",
+        "take the mean",
+        _rewritten(kind, summed=True),
+    )
     yield from _other_axes(site)
 
 
@@ -100,6 +106,7 @@ def _rewritten(
     one_plus: bool = False,
     axes: Sequence[int] | None = None,
     epsilon: float | None = None,
+    summed: bool = False,
 ) -> Replacement:
     """``(x - mean) / sqrt(variance + epsilon) * scale + bias``, with something else than torch has.
 
@@ -112,6 +119,7 @@ def _rewritten(
         one_plus: whether the factor is 1 + scale.
         axes: of the statistics; None for torch's.
         epsilon: None for torch's.
+        summed: whether the variance is divided by nothing.
     """
 
     def replace(func: Any, args: Any, kwargs: Any) -> Any:
@@ -129,7 +137,7 @@ def _rewritten(
             mean = torch.zeros((), dtype=x.dtype) if keeps_mean else y.mean(over, keepdim=True)
             variance = ((y - y.mean(over, keepdim=True)) if not keeps_mean else y).square().mean(over, keepdim=True)
             count = y.numel() / variance.numel()
-            variance = variance * count / (count - correction)
+            variance = variance * count if summed else variance * count / (count - correction)
         root = (variance**-power + eps) ** -1.0 if outside else (variance + eps) ** power
         y = ((y - mean) * root).reshape(x.shape)
         weight, bias = call.get("weight"), call.get("bias")
@@ -160,11 +168,15 @@ def _batch_norm(site: CallSite) -> Iterator[Variant]:
         "model.eval(), or use_running_average=True",
         with_arguments(site.function, {"training": True, "momentum": 0.0}),
     )
+    channels = site.shapes[0][1] if site.shapes and len(site.shapes[0]) > 1 else 1
+    # torch keeps none with track_running_stats=False: what a port starts with are 0 and 1.
+    fresh = {} if "running_mean" not in site.arguments else {"running_mean": torch.zeros(channels, dtype=torch.float64)}
+    fresh |= {"running_var": torch.ones(channels, dtype=torch.float64)} if fresh else {}
     yield (
         "batch_norm_running_statistics",
-        "BatchNorm normalises by its running statistics in training",
+        "BatchNorm normalises by running statistics where torch takes the batch's own",
         "model.train(), or use_running_average=False",
-        with_arguments(site.function, {"training": False}),
+        with_arguments(site.function, {"training": False, **fresh}),
     )
 
     def exchanged(func: Any, args: Any, kwargs: Any) -> Any:

@@ -70,7 +70,8 @@ def _followed(site: CallSite) -> Iterator[Variant]:
         ("a normalisation to mean 0 and variance 1", lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:])),
     ]
     for words, function in normalised:
-        yield "norm_extra", f"{words} of the last axis stands {where}", "leave it out", after(function)
+        name = "norm_mean_subtracted" if words.startswith("subtraction") else "norm_extra"
+        yield name, f"{words} of the last axis stands {where}", "leave it out", after(function)
 
 
 _BOUNDARY_WORDS = {"entering": "before the module", "returning": "at the end of the model"}

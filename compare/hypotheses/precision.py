@@ -10,7 +10,7 @@ from compare.evidence import Evidence
 from compare.legs.flax_leg import FlaxLeg
 from compare.result import Cause
 
-__all__ = ["FAST_VARIANCE", "rerun", "without_fast_variance"]
+__all__ = ["FAST_VARIANCE", "low_precision_causes", "rerun", "without_fast_variance"]
 
 FAST_VARIANCE = Cause(
     "fast_variance",
@@ -30,6 +30,15 @@ def without_fast_variance(model: Any) -> nnx.Module | None:
     for module in fast:
         module.use_fast_variance = False
     return copy if fast else None
+
+
+def low_precision_causes(leg: FlaxLeg) -> tuple[Cause, ...]:
+    """Casts to 16 bits inside the port, which a float64 run leaves out."""
+    low = [island for island in leg.islands if island.startswith(("bfloat16", "float16"))]
+    if not low:
+        return ()
+    seen = "without these casts the port agrees with torch in float64"
+    return (Cause("lower_precision", f"values are cast to {'; '.join(low)}", "compute in torch's precision", seen),)
 
 
 def rerun(evidence: Sequence[Evidence], leg: FlaxLeg) -> tuple[Evidence, ...]:

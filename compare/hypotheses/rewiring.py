@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
+from compare.hypotheses.activations import SWAPS
 from compare.hypotheses.edit import BOUNDARIES, CallSite, Edit, Hypothesis
 from compare.hypotheses.variant import after, identity, on_operand
 
-__all__ = ["exchanges", "moves", "other_arrays"]
+__all__ = ["exchanges", "moves", "other_arrays", "recomputed", "rotary"]
 
 _NORMS = {"layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm"}
 _WEIGHTED = {"linear", *(f"conv{n}d" for n in (1, 2, 3)), *(f"conv_transpose{n}d" for n in (1, 2, 3))}
@@ -213,6 +214,56 @@ def other_arrays(sites: Sequence[CallSite], near: Sequence[CallSite]) -> Iterato
                     site,
                     number,
                 )
+
+
+def recomputed(sites: Sequence[CallSite], near: Sequence[CallSite]) -> Iterator[Hypothesis]:
+    """What several calls compute together (x sigmoid(1.7 x)), as one known function of an array before them."""
+    last = [site for site in near if site.function not in BOUNDARIES and site.result and site.span == 0][-2:]
+    for site in reversed(last):
+        earlier = [s for s in sites if s.number < site.number and s.result == site.result and s.span == 0][-6:]
+        for source in reversed(earlier):
+            for name, function in SWAPS.items():
+                yield _tapped(
+                    "activation_swapped",
+                    f"{name} stands where torch computes {_name(site)}",
+                    "compute what torch does",
+                    source,
+                    site,
+                    lambda _, y, function=function: function(y),  # type: ignore[misc]
+                )
+
+
+_PARTS = {"chunk", "split", "__getitem__", "narrow", "tensor_split", "unflatten"}
+
+
+def rotary(sites: Sequence[CallSite]) -> Iterator[Hypothesis]:
+    """Rotary positions that turn neighbouring features where torch turns the halves, or the other way round.
+
+    Queries and keys in the other order of features give the same scores as a rotation of the other pairs.
+    """
+    numbered = {site.number: site for site in sites}
+    turned: dict[int, CallSite] = {}
+    for site in sites:
+        source = numbered.get(site.sources[0]) if site.function in ("neg", "__neg__") and site.sources else None
+        while source is not None and source.function in _PARTS and source.sources:
+            source = numbered.get(source.sources[0])
+        if source is not None and source.result:
+            turned[source.number] = source
+    for parts, words in ((-1, "neighbouring features"), (2, "the two halves of the features")):
+        edits = tuple(Edit(site, after(lambda x, parts=parts: _dealt(x, parts))) for site in turned.values())  # type: ignore[misc]
+        if edits:
+            yield Hypothesis(
+                "rotary_interleaved",
+                f"the rotation turns {words} together, torch turns others",
+                "pair the features as torch does",
+                edits,
+            )
+
+
+def _dealt(x: torch.Tensor, parts: int) -> torch.Tensor:
+    """The last axis dealt out: (a, b, c, d) becomes (a, c, b, d)."""
+    shape = (-1, 2) if parts == -1 else (2, -1)
+    return x.unflatten(-1, shape).transpose(-1, -2).flatten(-2)
 
 
 def _name(site: CallSite) -> str:

@@ -29,6 +29,7 @@ class Knob:
         start: torch's number.
         step: how far to move it at first.
         sizes: lengths of axes that the number may be made of (a root, a reciprocal).
+        logarithmic: whether its logarithm is solved for: a positive number that may be off by a power of ten.
     """
 
     name: Callable[[float], str]
@@ -38,6 +39,7 @@ class Knob:
     start: float
     step: float = 1e-3
     sizes: tuple[int, ...] = ()
+    logarithmic: bool = False
 
 
 def first(args: Any, kwargs: Any) -> torch.Tensor:

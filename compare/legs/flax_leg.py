@@ -276,7 +276,8 @@ class FlaxLeg:
         if watch is not None:
             watch.begin()
         with replay_in_flax(masks, self._masks):
-            apply = self.function.apply_raised if jax.config.jax_enable_x64 else self.function.apply
+            in_float64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]  # within enable_x64
+            apply = self.function.apply_raised if in_float64 else self.function.apply
             returned, after = apply(leaves, flax_call, watch)
         return self._outputs(returned), after
 

@@ -208,6 +208,13 @@ class TorchLeg:
             for hook in hooks:
                 hook.remove()
 
+    @contextlib.contextmanager
+    def calling(self, case: Case) -> Iterator[None]:
+        """Where single calls of ``case`` can be made again."""
+        self._load(case.weights, None)
+        with self._default_dtype(), self._lifted(), torch.no_grad():
+            yield
+
     def _lifted(self) -> AbstractContextManager[Any]:
         return TorchLift() if self.precision == "float64" else contextlib.nullcontext()
 

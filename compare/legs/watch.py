@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 from unittest import mock
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ __all__ = ["Checkpoint", "FlaxWatch", "Reached", "TorchWatch"]
 
 Edge = Literal["input", "output"]
 
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
@@ -33,6 +36,7 @@ class Checkpoint:
         arrays: values in order of appearance.
         gradients: of the same arrays; None where no gradient flows.
         clock: how many torch calls came before, where they were counted.
+        indices: the integer arrays at the same edge (token ids, positions).
     """
 
     module: str
@@ -40,6 +44,7 @@ class Checkpoint:
     arrays: tuple[np.ndarray, ...]
     gradients: tuple[np.ndarray | None, ...] = ()
     clock: int = 0
+    indices: tuple[np.ndarray, ...] = ()
 
 
 class FlaxWatch:
@@ -53,7 +58,7 @@ class FlaxWatch:
 
     def __init__(self, shifts: Mapping[str, Any] | None = None) -> None:
         self.shifts = shifts
-        self.edges: list[tuple[str, Edge, list[str]]] = []
+        self.edges: list[tuple[str, Edge, list[str], list[str]]] = []
         self.values: dict[str, Any] = {}
         self._state: Any = None
 
@@ -65,14 +70,19 @@ class FlaxWatch:
         """Records the floating leaves of ``structure`` and returns it, shifted."""
         if jex.get_opaque_trace_state() != self._state:
             return structure
-        leaves = {path: leaf for path, leaf in flatten(structure).items() if is_floating(leaf)}
-        keys, changed = [], {}
+        everything = flatten(structure)
+        leaves = {path: leaf for path, leaf in everything.items() if is_floating(leaf)}
+        keys, changed, indices = [], {}, []
         for path, leaf in leaves.items():
             key = str(len(self.values))
             shifted = jnp.asarray(leaf) if self.shifts is None else leaf + self.shifts[key].astype(leaf.dtype)
             self.values[key] = changed[path] = shifted
             keys.append(key)
-        self.edges.append((module, edge, keys))
+        for leaf in everything.values():
+            if isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.integer) and leaf.ndim:
+                indices.append(f"indices {len(self.values)}")
+                self.values[indices[-1]] = jnp.asarray(leaf)
+        self.edges.append((module, edge, keys, indices))
         return rebuild(structure, changed) if changed else structure
 
     @contextlib.contextmanager
@@ -126,8 +136,9 @@ class FlaxWatch:
                 edge,
                 tuple(np.asarray(values[key]) for key in keys),
                 tuple(np.asarray(gradients[key]) for key in keys) if gradients else (),
+                indices=tuple(np.asarray(values[key]) for key in indices),
             )
-            for module, edge, keys in self.edges
+            for module, edge, keys, indices in self.edges
         )
 
 
@@ -146,7 +157,7 @@ class TorchWatch:
     def __init__(self, clock: Callable[[], int], until: int | None = None) -> None:
         self._clock = clock
         self._until = until
-        self._edges: list[tuple[str, Edge, list[torch.Tensor], int]] = []
+        self._edges: list[tuple[str, Edge, list[torch.Tensor], int, list[torch.Tensor]]] = []
 
     def hooks(self, model: torch.nn.Module) -> list[Any]:
         """Registers the hooks on every submodule; the caller removes them."""
@@ -177,7 +188,8 @@ class TorchWatch:
                 changed[path] = (leaf if leaf.requires_grad else leaf.detach().requires_grad_()).clone()
                 if changed[path].requires_grad:
                     changed[path].retain_grad()
-        self._edges.append((name, edge, list(changed.values()), self._clock()))
+        whole = [leaf for leaf in leaves.values() if leaf.dtype in _INTEGERS and leaf.dim()]
+        self._edges.append((name, edge, list(changed.values()), self._clock(), whole))
         if self._until is not None and len(self._edges) > self._until:
             raise Reached
         return rebuild(structure, changed) if changed else structure
@@ -191,6 +203,7 @@ class TorchWatch:
                 tuple(to_numpy(tensor) for tensor in tensors),
                 tuple(None if tensor.grad is None else to_numpy(tensor.grad) for tensor in tensors),
                 clock,
+                tuple(to_numpy(tensor) for tensor in whole),
             )
-            for name, edge, tensors, clock in self._edges
+            for name, edge, tensors, clock, whole in self._edges
         )

@@ -9,7 +9,8 @@ import numpy as np
 
 from compare.result import Cause
 from compare.training.comparison import rearranged
-from compare.training.hypotheses import Mistake, mistakes
+from compare.training.hypotheses import mistakes
+from compare.training.mistake import Mistake
 from compare.training.program import Observed, Program, rates_that_explain, rounding_room
 from compare.training.rates import rate_causes, same_rates
 from compare.training.recipe import recipe_of

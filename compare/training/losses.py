@@ -66,6 +66,8 @@ def loss_causes(
     room = {leaf.path.rpartition(" at step ")[0]: leaf.allowed for leaf in first}
     theirs = dataclasses.replace(theirs, room=room)
     causes = list(_factors(training, mine, theirs)) or list(_frozen(reference, mine, theirs))
+    if [cause.name for cause in causes] == ["loss_factor"]:  # a factor of this batch may be another one in the next
+        causes = list(_edited(training, reference, theirs)) or causes
     causes = causes or list(_penalty(training, mine, theirs)) or list(_edited(training, reference, theirs))
     return causes or _model_causes(training)
 
@@ -232,6 +234,18 @@ def _as(function: Callable[..., Any]) -> Replacement:
     return replace
 
 
+def _weights_over(total: bool) -> Replacement:
+    """A weighted mean divided by the number of rows, or a mean over rows divided by the sum of their weights."""
+
+    def replace(func: Any, args: Any, kwargs: Any) -> Any:
+        losses = func(*args, **{**kwargs, "reduction": "none"})
+        if kwargs["weight"] is None or kwargs.get("reduction", "mean") != "mean":
+            raise ValueError("no weighted mean")
+        return losses.mean() if not total else losses.sum() / kwargs["weight"].sum()
+
+    return replace
+
+
 _LOSSES: list[tuple[Any, str, str, str, Replacement]] = [
     (
         F.cross_entropy,
@@ -253,6 +267,16 @@ _LOSSES: list[tuple[Any, str, str, str, Replacement]] = [
         "the classes are not weighted, torch weights them",
         "multiply by the weights and divide by their sum",
         _without(weight=None),
+    ),
+    *(
+        (
+            F.cross_entropy,
+            "class_weights_normalisation",
+            f"the weighted loss is divided by {divisor}, torch divides by the sum of the rows' weights",
+            "divide by weights[targets].sum()",
+            _weights_over(total),
+        )
+        for divisor, total in (("the number of rows", False), ("the sum over the classes", True))
     ),
     (
         F.cross_entropy,

@@ -156,7 +156,7 @@ PLANTED: dict[str, Case_] = {
         lambda m, x: attend(m, x, 3**-0.5),
     ),
     "padding of a convolution": (
-        "padding",
+        "padding_missing",
         lambda m, x: m.conv(x),
         lambda m, x: F.conv1d(x, m.conv.weight, m.conv.bias, padding=0),
     ),

@@ -3,6 +3,7 @@
 import itertools
 import re
 from pathlib import Path
+from typing import Any
 
 from compare.hypotheses import bank
 from compare.hypotheses.arguments import NAMES
@@ -51,7 +52,14 @@ def test_the_table_of_check_is_the_one_in_the_code() -> None:
 
 def site(function: str, rank: int) -> CallSite:
     shape = (4,) * rank
-    arguments = {"eps": 1e-5, "dim": 0, "is_causal": False, "mode": "bilinear", 7: True, "padding_idx": 1}
+    arguments: dict[str | int, Any] = {
+        "eps": 1e-5,
+        "dim": 0,
+        "is_causal": False,
+        "mode": "bilinear",
+        7: True,
+        "padding_idx": 1,
+    }
     return CallSite(1, function, "fc", (shape,) * 3, (0.5,), shape, ("", "", ""), arguments, repeat=lambda x: x)
 
 

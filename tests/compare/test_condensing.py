@@ -41,7 +41,7 @@ def test_agreement_leaves_what_was_found(seeded: Any, rows: Any) -> None:
     whole = gathered(seeded, rows, nnx.Linear(3, 5, rngs=nnx.Rngs(0)))
     light = [condensed(item) for item in whole]
     assert all(item.condensed and not item.flax.parameter_gradients for item in light)
-    assert any(item.case.own_weights and not item.case.weights for item in light)
+    assert any(item.case.driven and not item.case.weights for item in light)
     assert check_gradients(light, True) == check_gradients(whole, True)
     assert check_precision(light, True) == check_precision(whole, True)
     assert gradient_flow(light) == gradient_flow(whole)

@@ -60,6 +60,7 @@ class TorchSines(nn.Module):
         super().__init__()
         frequencies = 10000.0 ** (-torch.arange(0, 6, 2) / 6)
         angles = 30 * torch.arange(7)[:, None] * frequencies
+        self.table: torch.Tensor
         self.register_buffer("table", torch.cat([angles.sin(), angles.cos()], 1))
         self.fc = nn.Linear(6, 4)
 

@@ -11,7 +11,7 @@ from compare.structure import Call, flatten, rebuild
 
 
 @dataclasses.dataclass
-class ModelOutput(collections.OrderedDict):  # type: ignore[type-arg]
+class ModelOutput(collections.OrderedDict):
     """A dataclass that is a mapping of the fields that are not None, as ``transformers`` has it."""
 
     last: Any = None
@@ -26,10 +26,10 @@ class ModelOutput(collections.OrderedDict):  # type: ignore[type-arg]
 
 Pair = collections.namedtuple("Pair", ["left", "right"])
 A, B = np.arange(3.0), np.ones((2, 2))
-NODES = [
+NODES: list[Any] = [
     ModelOutput(last=A, hidden=(B, None)),
     collections.OrderedDict(a=A, b=[B]),
-    collections.defaultdict(list, a=A, b=B),
+    collections.defaultdict(lambda: A, a=A, b=B),
     {"a": A, 3: B},
     Pair(A, {"x": B}),
     (A, [B, "a string"]),

@@ -1,6 +1,7 @@
 """Functional code between two layers: fc1, some code, fc2."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -68,12 +69,12 @@ def family(name: str, codes: Mapping[str, Code]) -> Family:
     """A family of codes, each right once and wrong once."""
     return Family(
         name,
-        {entry: (lambda code=code: code.case(code.right)) for entry, code in codes.items()},
+        {entry: functools.partial(code.case, code.right) for entry, code in codes.items()},
         tuple(
             Mistake(
                 entry,
                 code.words,
-                (lambda code=code: code.case(code.wrong)),
+                functools.partial(code.case, code.wrong),
                 code.places,
                 None if code.causes is None else frozenset(code.causes),
                 direction=code.direction,

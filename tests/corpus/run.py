@@ -25,6 +25,7 @@ import torch
 
 import compare
 from tests.corpus.mistake import Case, Family, Mistake
+from tests.corpus.names import acceptable
 
 __all__ = ["Outcome", "families", "judge", "ports", "rates", "run_mistake", "run_right"]
 
@@ -74,11 +75,14 @@ def ports() -> list[tuple[str, Callable[[], Case]]]:
     """Name -> right port, those that the mistakes were made from and those kept for themselves."""
     found = [(f"{family.name}/{name}", make) for family in families() for name, make in family.right.items()]
     for module in _modules("ports"):
-        for port in module.ports():
-            found.append(
-                (f"{module.__name__.rpartition('.')[2]}/{port.title}", lambda port=port: Case("check", (port,)))
-            )
+        family = module.__name__.rpartition(".")[2]
+        for build in module.BUILDERS:
+            found.append((f"{family}/{build.__name__}", functools.partial(_built, build)))
     return found
+
+
+def _built(build: Callable[[], compare.Port]) -> Case:
+    return Case("check", (build(),))
 
 
 def place_of(report: compare.Report) -> str:
@@ -98,15 +102,15 @@ def judge(mistake: Mistake, report: compare.Report) -> tuple[bool, bool | None, 
     located: bool | None = None
     if mistake.places or mistake.quantity:
         located = caught and found is not None
-        if mistake.places:
+        if found is not None and mistake.places:
             located = located and place_of(report) in mistake.places and found.direction == mistake.direction
-        if mistake.quantity:
+        if found is not None and mistake.quantity:
             located = located and (found.step, found.quantity) == (mistake.step, mistake.quantity)
     named: bool | None = None
     if mistake.causes is not None:
-        named = caught and bool(names) and names[0] in mistake.causes | (mistake.behind or frozenset())
-        named = named and bool(set(names) & mistake.causes)
-        named = named and (mistake.behind is None or bool(set(names) & mistake.behind))
+        first, behind = acceptable(mistake.causes), acceptable(mistake.behind or ())
+        named = caught and bool(names) and names[0] in first | behind and bool(set(names) & first)
+        named = named and (mistake.behind is None or bool(set(names) & behind))
     return caught, located, named
 
 

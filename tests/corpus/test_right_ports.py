@@ -24,7 +24,19 @@ BUILDERS: dict[str, Callable[[], compare.Port]] = {
     build.__name__: build for family in FAMILIES.values() for build in family.BUILDERS
 }
 # One port of each kind, the cheapest that shows it: the suite has six minutes for everything.
-QUICK = ("tied_autoencoder", "pooling", "revin", "weight_normalised", "bfloat16_island", "siren", "convnext")
+QUICK = (
+    "sequential",
+    "large_inputs",
+    "two_towers",
+    "tied_autoencoder",
+    "cross_attention",
+    "pooling",
+    "gru",
+    "contrastive",
+    "quantiser",
+    "autocast",
+    "fno",
+)
 
 
 @pytest.fixture(scope="module")

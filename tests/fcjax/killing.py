@@ -42,7 +42,7 @@ def make_data() -> Dataset:
     for rows in (15, 7):  # 4 steps, the last uneven; both segments of an epoch are one program
         x = rng.normal(size=(rows, 3)).astype(np.float32)
         parts.append(Split(x, (x @ [[1.0], [-2.0], [0.5]] + 0.3).astype(np.float32)))
-    return Dataset("line", "regression", *parts)
+    return Dataset("line", "regression", parts[0], parts[1])
 
 
 def model(rngs: nnx.Rngs) -> MLP:

@@ -70,6 +70,7 @@ def test_a_run_that_ends_between_any_two_of_its_files_is_not_finished(
     assert (tmp_path / "model.json").read_text() == "{}\n"
     expected = fit(net, DATA, CONFIG, progress=False)
     assert result.summary["test"] == expected.summary["test"]  # to the last bit
+    assert isinstance(expected.model, MLP)
     kernel = load_file(tmp_path / "weights.safetensors")["layers.0.kernel"]
     np.testing.assert_array_equal(kernel, expected.model.layers[0].kernel[...])
 

@@ -8,7 +8,7 @@ import pytest
 
 from fcjax.cli import main
 from fcjax.config import TASKS, Preset, TrainConfig, UsageError
-from fcjax.presets import PRESETS, preset
+from fcjax.presets import PRESETS, TABULAR, preset
 
 
 def test_the_articles_recipe() -> None:
@@ -29,6 +29,13 @@ def test_every_preset_can_be_used(name: Preset, task: str) -> None:
     if task == "table":
         config = dataclasses.replace(config, file=Path("t.csv"), target="price")
     preset(name, config).check()
+
+
+def test_the_model_for_tables_has_a_recipe_of_its_own() -> None:
+    own = preset("best", TrainConfig(task="california", model="tabular"))
+    other = preset("best", TrainConfig(task="california"))
+    assert (own.model, own.hidden, other.model) == ("tabular", TABULAR["hidden"], "article")
+    assert own.learning_rate != other.learning_rate
 
 
 def test_an_unknown_preset() -> None:

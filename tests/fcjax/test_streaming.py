@@ -32,7 +32,7 @@ TRAIN, TEST = part(37), part(19)
 SCALES = Scaling.fit_pixels(TRAIN.inputs), Scaling.fit(TRAIN.targets)
 DATA = Dataset("line", "regression", TRAIN, TEST, None, None, *SCALES)
 # A row takes 9 bytes, a step on 3 devices 27 on each of them: two chunks of two steps at a time, and one of one step.
-STREAMED = {"device_memory": "108"}
+STREAMED: dict[str, Any] = {"device_memory": "108"}
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ def test_streamed_and_resident_training_are_the_same(
 
 def test_in_float64_too() -> None:
     with jax.enable_x64(True):
-        one, other = (train(net64, **changes) for changes in (STREAMED, {}))
+        one, other = train(net64, **STREAMED), train(net64)
     assert one.state.params["layers"][0]["kernel"].dtype == jnp.float64
     assert differences(one, other) == []
 

@@ -46,14 +46,14 @@ CODES = {
     ),
     "split_sizes_as_indices": Code(
         "torch.split takes sizes, jnp.split positions",
-        lambda x: (lambda a, b: torch.cat([b, a], 1))(*x.split([8, 4], 1)),
-        lambda x: (lambda a, b: jnp.concatenate([b, a], 1))(*jnp.split(x, [4], 1)),
-        lambda x: (lambda a, b: jnp.concatenate([b, a], 1))(*jnp.split(x, [8], 1)),
+        lambda x: torch.cat(x.split([8, 4], 1)[::-1], 1),
+        lambda x: jnp.concatenate(jnp.split(x, [4], 1)[::-1], 1),
+        lambda x: jnp.concatenate(jnp.split(x, [8], 1)[::-1], 1),
     ),
     "chunks_swapped": Code(
         "gate and value of a GLU exchanged",
         lambda x: F.glu(x, 1),
-        lambda x: (lambda a, b: jax.nn.sigmoid(a) * b)(*jnp.split(x, 2, 1)),
+        lambda x: jax.nn.sigmoid(x[:, :6]) * x[:, 6:],
         lambda x: jax.nn.glu(x, 1),
         ("glu_halves_swapped", "chunks_swapped"),
         width=6,

@@ -30,7 +30,7 @@ class TorchNet(nn.Module):
         self.fc, self.out = nn.Linear(20, 30), nn.Linear(30, 10)
         self.embed, self.conv = nn.Embedding(12, 16), nn.Conv2d(4, 8, 3)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.conv.bias)
+        nn.init.constant_(self.conv.get_parameter("bias"), 0.0)
         nn.init.xavier_uniform_(self.out.weight, gain=nn.init.calculate_gain("tanh"))
         nn.init.zeros_(self.out.bias)
         nn.init.trunc_normal_(self.embed.weight, std=0.02)

@@ -68,8 +68,9 @@ class Flaws:
 
 class FlaxBlock(nnx.Module):
     def __init__(self, width: int, hidden: int, flaws: Flaws, rngs: nnx.Rngs) -> None:
-        norm = {"epsilon": flaws.epsilon, "use_fast_variance": False, "use_bias": flaws.norm_bias}
-        self.norm = nnx.LayerNorm(width, **norm, rngs=rngs)
+        self.norm = nnx.LayerNorm(
+            width, epsilon=flaws.epsilon, use_fast_variance=False, use_bias=flaws.norm_bias, rngs=rngs
+        )
         self.up = nnx.Linear(width, hidden, use_bias=flaws.use_bias, dtype=flaws.dtype, rngs=rngs)
         self.down = nnx.Linear(hidden, width, rngs=rngs)
         self.dropout, self.flaws = nnx.Dropout(flaws.rate, rngs=rngs), flaws

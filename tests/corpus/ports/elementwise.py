@@ -20,10 +20,9 @@ class TorchActivations(nn.Module):
     def __init__(self, width: int = 5) -> None:
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(width, width) for _ in range(10)])
-        self.acts = nn.ModuleList(
-            [nn.SELU(), nn.CELU(2.0), nn.Hardtanh(-1.5, 2.0), nn.Softsign(), nn.LogSigmoid(), nn.SiLU(), nn.Mish()]
-            + [nn.LeakyReLU(), nn.GELU(approximate="tanh"), nn.GLU()]
-        )
+        bounded = (nn.Hardtanh(-1.5, 2.0), nn.Softsign(), nn.LogSigmoid())
+        smooth = (nn.SiLU(), nn.Mish(), nn.LeakyReLU(), nn.GELU(approximate="tanh"), nn.GLU())
+        self.acts = nn.ModuleList([nn.SELU(), nn.CELU(2.0), *bounded, *smooth])
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         return [act(layer(x.narrow(-1, 0, 5))) for layer, act in zip(self.layers, self.acts[:9], strict=False)] + [

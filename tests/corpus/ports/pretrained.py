@@ -8,10 +8,10 @@ import torch
 
 import compare
 from tests.corpus.building import build, integers, normal
-from tests.corpus.ports.language import GPT, Bert, Llama
+from tests.corpus.ports.language import GPT, Bert
+from tests.corpus.ports.llama import Llama
 from tests.corpus.ports.sequences import T5
 from tests.corpus.ports.vision import LinenViT
-
 
 LOWEST = float(jnp.finfo(jnp.float32).min)
 
