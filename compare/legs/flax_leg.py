@@ -100,7 +100,7 @@ class FlaxLeg:
     def calls(self, case: Case) -> tuple[str, ...]:
         """The submodules in the order of their calls, by a trace that computes nothing."""
         with self._precision():
-            return tuple(module for module, _, _ in self._seen(case.call, self._arguments(case)).edges)
+            return tuple(edge[0] for edge in self._seen(case.call, self._arguments(case)).edges)
 
     def _seen(self, call: Call, arguments: Arguments) -> FlaxWatch:
         watch = FlaxWatch()
