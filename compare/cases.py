@@ -69,6 +69,7 @@ def make_cases(port: Port, torch64: TorchLeg) -> Iterator[Case]:
         if probe and _score(case, torch64)[0] > _HIDDEN_SCORE:
             case = dataclasses.replace(case, aside="where attention scores come near the masks")
         yield case
+        del case  # not kept while the next one is made
 
 
 def _score(case: Case, torch64: TorchLeg) -> tuple[float, bool]:
@@ -135,6 +136,7 @@ def _driven(case: Case, torch64: TorchLeg) -> Iterator[Case]:
             return
         aside = f"where layers return values of {size:g}" if size == _FAR_DRIVE else ""
         yield dataclasses.replace(found, aside=aside)
+        del found  # not kept while the next ones are made
 
 
 def _drive(case: Case, torch64: TorchLeg, size: float) -> Case | None:

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Sequence
 
 from compare.checks.judge import compare_runs, judge
-from compare.evidence import Evidence
+from compare.evidence import Evidence, Gathered
 from compare.legs.run import TIES, Case
 from compare.result import CheckResult, Leaf
 from compare.structure import flatten
@@ -32,21 +32,20 @@ def _leaves(item: Evidence) -> list[Leaf]:
     return leaves
 
 
-def beside_caches(
-    broken: Sequence[tuple[Case, str]], given: Case, shapes: Sequence[tuple[int, ...]]
-) -> tuple[tuple[Case, str], ...]:
-    """``broken``, other batches set aside where the port keeps arrays for as many samples as the user's call has.
+def beside_caches(gathered: Gathered, shapes: Sequence[tuple[int, ...]]) -> Gathered:
+    """``gathered``, broken batches set aside where the port keeps arrays for as many samples as the user's call has.
 
     Args:
-        broken: cases that torch takes and the port does not.
-        given: the user's own case.
+        gathered: what all runs gave.
         shapes: of the port's buffers that torch does not have, such as a decoder's cache.
     """
-    samples = next((len(array) for array in flatten(given.call).values() if array.ndim), 0)
+    inputs = flatten(gathered.evidence[0].case.call) if gathered.evidence else {}
+    samples = next((len(array) for array in inputs.values() if array.ndim), 0)
     if not any(samples in shape for shape in shapes):
-        return tuple(broken)
+        return gathered
     made = "where the port keeps a cache for another number of samples"
-    return tuple((dataclasses.replace(c, aside=c.aside or made) if c.forward_only else c, s) for c, s in broken)
+    broken = ((dataclasses.replace(c, aside=c.aside or made) if c.forward_only else c, s) for c, s in gathered.broken)
+    return dataclasses.replace(gathered, broken=tuple(broken))
 
 
 def with_broken(result: CheckResult, broken: Sequence[tuple[Case, str]], strict: bool) -> CheckResult:
