@@ -36,6 +36,7 @@ QUICK = (
     "quantiser",
     "autocast",
     "fno",
+    "cached_decoder",
 )
 
 
