@@ -130,7 +130,9 @@ class TorchMasked(nn.Module):
         self.register_buffer("mask", torch.full((4, 4), hidden).triu(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x), attn_mask=self.mask)
+        return F.scaled_dot_product_attention(
+            self.query(x), self.key(x), self.value(x), attn_mask=self.get_buffer("mask")
+        )
 
 
 class FlaxMasked(nnx.Module):

@@ -90,7 +90,7 @@ class TorchMask(nn.Module):
         self.register_buffer("mask", torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0]))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(x * self.mask)
+        return self.fc(x * self.get_buffer("mask"))
 
 
 def test_linen_is_initialised_on_inputs_of_its_own_precision(seeded: Any, rows: Any) -> None:
