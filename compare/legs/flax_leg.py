@@ -100,16 +100,7 @@ class FlaxLeg:
     def calls(self, case: Case) -> tuple[str, ...]:
         """The submodules in the order of their calls, by a trace that computes nothing."""
         with self._precision():
-<<<<<<< HEAD
-            jax.eval_shape(lambda given: self._watched(case.call, given, watch), self._arguments(case))
-        return tuple(module for module, *_ in watch.edges)
-
-    def _compile_trace(self, call: Call, arguments: Arguments) -> Callable[[Arguments], tuple[Checkpoint, ...]]:
-        watch = FlaxWatch()
-        jax.eval_shape(lambda given: self._watched(call, given, watch), arguments)  # only to count what is watched
-        shifts = {key: jnp.zeros(value.shape, value.dtype) for key, value in watch.values.items() if is_floating(value)}
-=======
-            return tuple(module for module, _, _ in self._seen(case.call, self._arguments(case)).edges)
+            return tuple(module for module, *_ in self._seen(case.call, self._arguments(case)).edges)
 
     def _seen(self, call: Call, arguments: Arguments) -> FlaxWatch:
         watch = FlaxWatch()
@@ -124,11 +115,10 @@ class FlaxLeg:
 
     def _compile_trace(self, call: Call, arguments: Arguments) -> Callable[[Arguments], tuple[Checkpoint, ...]]:
         watch = self._seen(call, arguments)
-        shifts = {key: np.zeros(value.shape, value.dtype) for key, value in watch.values.items()}
+        shifts = {key: np.zeros(value.shape, value.dtype) for key, value in watch.values.items() if is_floating(value)}
 
         def function(given: tuple[Arguments, dict[str, Any]]) -> Any:
             arguments, shifts = given
->>>>>>> main
 
             def shifted(shifts: dict[str, Any]) -> Any:
                 nonlocal watch
