@@ -313,8 +313,8 @@ def _settings(port: Port, legs: Legs, refused: Mapping[str, str], note: str) -> 
         "python": platform.python_version(),
         "device": jax.default_backend(),
         "matmul precision": f"highest, without TF32 (yours: torch {torch.get_float32_matmul_precision()}, "
-        f"jax {jax.config.read('jax_default_matmul_precision') or 'default'})",
-        "x64": f"on in float64 runs alone (yours: {'on' if jax.config.read('jax_enable_x64') else 'off'})",
+        f"jax {jax.config.values.get('jax_default_matmul_precision') or 'default'})",
+        "x64": f"on in float64 runs alone (yours: {'on' if jax.config.values.get('jax_enable_x64') else 'off'})",
         "autocast": "off",
     }
     if legs.flax64.islands:

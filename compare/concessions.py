@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from compare.checks.gradients import check_gradients
 from compare.checks.outputs import check_outputs
 from compare.constants import allow_for_tables
-from compare.evidence import Evidence, Legs
+from compare.evidence import Evidence, Legs, working_precision
 from compare.weights import WeightMapping
 
 __all__ = ["concede"]
@@ -33,6 +33,8 @@ def _hardswish(func: Any, input: torch.Tensor, inplace: bool = False) -> torch.T
 
 
 def _embedding(func: Any, input: torch.Tensor, weight: torch.Tensor, padding_idx: Any = None, **rest: Any) -> Any:
+    if padding_idx in (None, -1):  # as the kernel is told that there is none
+        return NotImplemented
     return func(input, weight, padding_idx=None, **rest)
 
 
@@ -42,7 +44,7 @@ class _Concession:
 
     Args:
         function: its name.
-        replace: what it computes instead.
+        replace: what it computes instead; NotImplemented for a call that it does not concern.
         sentence: what the report says.
     """
 
@@ -62,39 +64,68 @@ _CONCESSIONS = (
 
 
 class _Conceding(TorchFunctionMode):
-    def __init__(self, concession: _Concession) -> None:
+    def __init__(self, concessions: Sequence[_Concession]) -> None:
         super().__init__()
-        self.concession = concession
+        self.replace = {concession.function: concession.replace for concession in concessions}
         self.used = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") != self.concession.function:
+        replace = self.replace.get(getattr(func, "__name__", ""))
+        if replace is None:
+            return func(*args, **kwargs)
+        returned = replace(func, *args, **kwargs)
+        if returned is NotImplemented:
             return func(*args, **kwargs)
         self.used = True
-        return self.concession.replace(func, *args, **kwargs)
+        return returned
 
 
 def concede(
     legs: Legs, mapping: WeightMapping, model: torch.nn.Module, evidence: Sequence[Evidence]
 ) -> tuple[Evidence, ...]:
     """The evidence, in the cases that agree only so with its reference edited, or with room for rounded tables."""
-    return tuple(item if _agrees(item) else _conceded(legs, mapping, model, item) for item in evidence)
+    found = list(evidence)
+    for number, item in enumerate(evidence):
+        if _agrees(item):
+            continue
+        found[number] = _conceded(legs, mapping, model, item)
+        if found[number] is item and not item.case.aside:
+            break  # the port fails, whatever may be said of other cases
+    return tuple(found)
 
 
 def _conceded(legs: Legs, mapping: WeightMapping, model: torch.nn.Module, item: Evidence) -> Evidence:
+    edits = [[concession] for concession in _CONCESSIONS if _used(legs, item, concession)]
+    if len(edits) > 1:
+        edits.append([concession for (concession,) in edits])
+    edited = [(several, _edited(legs, item, several)) for several in edits]
+    for several, one in edited:
+        if _agrees(one):
+            return _with_accuracy(legs, one, several)
     with_tables = allow_for_tables(legs, mapping, model, item)
-    if _agrees(with_tables):
-        return with_tables
-    for concession in _CONCESSIONS:
-        edit = _Conceding(concession)
-        reference = legs.torch64.run(item.case, edit=edit)
-        if not edit.used:
-            continue
-        edited = dataclasses.replace(item, reference=reference, conceded=(concession.sentence,))
-        if _agrees(edited):
-            return edited
+    room = {"constants": with_tables.constants, "constant_names": with_tables.constant_names}
+    for several, one in ([], item), *edited:
+        if _agrees(wider := dataclasses.replace(one, **room)):
+            return _with_accuracy(legs, wider, several) if several else wider
     return item
+
+
+def _used(legs: Legs, item: Evidence, concession: _Concession) -> bool:
+    edit = _Conceding([concession])
+    legs.torch64.run(dataclasses.replace(item.case, cotangents={}), edit=edit)
+    return edit.used
+
+
+def _edited(legs: Legs, item: Evidence, concessions: Sequence[_Concession]) -> Evidence:
+    reference = legs.torch64.run(item.case, edit=_Conceding(concessions))
+    return dataclasses.replace(item, reference=reference, conceded=tuple(c.sentence for c in concessions))
+
+
+def _with_accuracy(legs: Legs, item: Evidence, concessions: Sequence[_Concession]) -> Evidence:
+    """``item`` with torch in the working precision under the same edits."""
+    torch32, error32 = working_precision(legs.torch32, item.case, item.reference, 0, lambda: _Conceding(concessions))
+    return dataclasses.replace(item, torch32=torch32, error32=error32)
 
 
 def _agrees(item: Evidence) -> bool:

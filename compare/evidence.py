@@ -1,8 +1,10 @@
 """All runs of all legs on all cases: what the checks judge."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +18,17 @@ from compare.legs.torch_leg import TorchLeg
 from compare.result import UsageError
 from compare.verdict import SAMENESS_FACTOR, compare_arrays, spread
 
-__all__ = ["Evidence", "Gathered", "LegError", "Legs", "gather", "moved_by_rounding", "sentence_of", "spreads"]
+__all__ = [
+    "Evidence",
+    "Gathered",
+    "LegError",
+    "Legs",
+    "gather",
+    "moved_by_rounding",
+    "sentence_of",
+    "spreads",
+    "working_precision",
+]
 
 # Perturbed runs of the reference: with three the largest of them reaches half of the true spread nine times in ten,
 # which the factors of the verdict cover. Where few numbers are moved all of them may miss the sensitive direction;
@@ -135,7 +147,7 @@ def gather(legs: Legs, cases: Iterable[Case], mode: str, seed: int) -> Gathered:
         try:
             case, reference = _reference(legs.torch64, case, mode, case_seed)
             moved = moved_by_rounding(legs.torch64, case, reference, case_seed)
-            torch32, error32 = _working(legs.torch32, case, reference, case_seed)
+            torch32, error32 = working_precision(legs.torch32, case, reference, case_seed)
         except (UsageError, UnseenMaskError):
             raise
         except Exception as error:
@@ -180,16 +192,23 @@ def moved_by_rounding(torch64: TorchLeg, case: Case, reference: Run, seed: int) 
     return spreads(reference, (torch64.run(case, perturbation=seed + k) for k in range(runs)), "float64")
 
 
-def _working(torch32: TorchLeg, case: Case, reference: Run, seed: int) -> tuple[Run | None, Run | None]:
+def working_precision(
+    torch32: TorchLeg,
+    case: Case,
+    reference: Run,
+    seed: int,
+    edit: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> tuple[Run | None, Run | None]:
+    """torch's own result in the working precision, and how far that is from ``reference`` in place of each array."""
     if case.forward_only:
         return None, None
     try:
-        plain = torch32.run(case)
+        plain = torch32.run(case, edit=edit())
     except Exception:  # torch has no kernel for some operations in 16 bits; then there is no accuracy to compare with
         if torch32.low is None:
             raise
         return None, None
-    moved = (torch32.run(case, perturbation=k) for k in (seed, seed + 1))
+    moved = (torch32.run(case, perturbation=k, edit=edit()) for k in (seed, seed + 1))
     return plain, spreads(reference, itertools.chain([plain], moved), "float32")
 
 

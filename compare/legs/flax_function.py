@@ -15,7 +15,7 @@ from flax import linen, nnx
 
 from compare.legs.watch import FlaxWatch
 from compare.result import UsageError
-from compare.structure import Call
+from compare.structure import Call, flatten, rebuild
 
 __all__ = ["FlaxFunction", "LeafKind", "flax_function", "mode_keywords"]
 
@@ -191,6 +191,8 @@ def _linen_function(
         if example is None:
             raise UsageError("flax_variables: a Linen model needs its variables, or inputs to initialise it from")
         call = example()
+        # In the precision that JAX has now; as float64 a model's own casts to the dtype of its input would warn.
+        call = rebuild(call, {path: jnp.asarray(array) for path, array in flatten(call).items()})
         keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
         variables = model.init(keys, *call.args, method=method, **{**keywords, **call.kwargs})
     flat = {

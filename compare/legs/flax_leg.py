@@ -100,7 +100,7 @@ class FlaxLeg:
     def calls(self, case: Case) -> tuple[str, ...]:
         """The submodules in the order of their calls, by a trace that computes nothing."""
         with self._precision():
-            return tuple(module for module, *_ in self._seen(case.call, self._arguments(case)).edges)
+            return tuple(module for module, _, _ in self._seen(case.call, self._arguments(case)).edges)
 
     def _seen(self, call: Call, arguments: Arguments) -> FlaxWatch:
         watch = FlaxWatch()
@@ -115,7 +115,7 @@ class FlaxLeg:
 
     def _compile_trace(self, call: Call, arguments: Arguments) -> Callable[[Arguments], tuple[Checkpoint, ...]]:
         watch = self._seen(call, arguments)
-        shifts = {key: np.zeros(value.shape, value.dtype) for key, value in watch.values.items() if is_floating(value)}
+        shifts = {key: np.zeros(value.shape, value.dtype) for key, value in watch.values.items()}
 
         def function(given: tuple[Arguments, dict[str, Any]]) -> Any:
             arguments, shifts = given
@@ -276,7 +276,8 @@ class FlaxLeg:
         if watch is not None:
             watch.begin()
         with replay_in_flax(masks, self._masks):
-            apply = self.function.apply_raised if jax.config.jax_enable_x64 else self.function.apply
+            in_float64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]  # within enable_x64
+            apply = self.function.apply_raised if in_float64 else self.function.apply
             returned, after = apply(leaves, flax_call, watch)
         return self._outputs(returned), after
 

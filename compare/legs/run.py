@@ -29,6 +29,7 @@ class Case:
             such a case alone is a note; empty for an ordinary case.
         cancels: whether these are not the user's inputs and vary little about a large mean. Flax's norms compute
             E[x²] - E[x]² unless told not to, and are less accurate there: a note.
+        driven: whether the weights drive the layers far out, where gates saturate and float32 says little.
         forward_only: whether only the float64 outputs are compared, since the case costs programs of its own.
     """
 
@@ -39,6 +40,7 @@ class Case:
     masks: tuple[np.ndarray, ...] = ()
     aside: str = ""
     cancels: bool = False
+    driven: bool = False
     forward_only: bool = False
 
 
