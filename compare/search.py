@@ -125,6 +125,8 @@ class Search:
             before, after = other.state(self.accepted), other.state([*self.accepted, hypothesis])
             if before is None or before.divergence is None:
                 continue
+            if other.fed and before.divergence.direction == "backward":
+                continue  # past a place that nothing explains, gradients say nothing
             if after is None or not after.progress > before.progress:
                 return False
         return True

@@ -143,6 +143,17 @@ def _cut(site: CallSite, func: Any, args: Any, kwargs: Any, spatial: int, shift:
     return full
 
 
+def _padding(site: CallSite) -> Iterator[Variant]:
+    for mode in ("constant", "reflect", "replicate", "circular"):
+        if mode != site.arguments.get("mode"):
+            yield (
+                "padding_mode",
+                f"the padding is {mode}, torch's is {site.arguments.get('mode')}",
+                "pad as torch does",
+                with_arguments("pad", {"mode": mode, "value": None}),
+            )
+
+
 def _dropout(site: CallSite) -> Iterator[Variant]:
     yield "dropout_missing", "dropout is left out", "apply dropout there in training", identity
     yield (
@@ -311,6 +322,7 @@ LAYERS: dict[str, tuple[Maker, ...]] = {
     **dict.fromkeys(_CONVOLUTIONS, (_linear, _convolution)),
     **dict.fromkeys(_TRANSPOSED, (_linear, _convolution, _transposed_convolution)),
     "dropout": (_dropout,),
+    "pad": (_padding,),
     **dict.fromkeys([f"{kind}_pool{n}d" for kind in ("max", "avg") for n in (1, 2, 3)], (_pool,)),
     "scaled_dot_product_attention": (_attention,),
     "embedding": (_embedding,),

@@ -100,7 +100,7 @@ class FlaxLeg:
     def calls(self, case: Case) -> tuple[str, ...]:
         """The submodules in the order of their calls, by a trace that computes nothing."""
         with self._precision():
-            return tuple(module for module, _, _ in self._seen(case.call, self._arguments(case)).edges)
+            return tuple(module for module, *_ in self._seen(case.call, self._arguments(case)).edges)
 
     def _seen(self, call: Call, arguments: Arguments) -> FlaxWatch:
         watch = FlaxWatch()
@@ -115,7 +115,7 @@ class FlaxLeg:
 
     def _compile_trace(self, call: Call, arguments: Arguments) -> Callable[[Arguments], tuple[Checkpoint, ...]]:
         watch = self._seen(call, arguments)
-        shifts = {key: np.zeros(value.shape, value.dtype) for key, value in watch.values.items()}
+        shifts = {key: np.zeros(value.shape, value.dtype) for key, value in watch.values.items() if is_floating(value)}
 
         def function(given: tuple[Arguments, dict[str, Any]]) -> Any:
             arguments, shifts = given

@@ -13,7 +13,6 @@ from flax import nnx
 import compare
 from compare.solving import solve
 
-
 pytestmark = pytest.mark.usefixtures("small_programs")
 
 
