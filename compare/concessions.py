@@ -104,11 +104,14 @@ def _conceded(legs: Legs, mapping: WeightMapping, model: torch.nn.Module, item: 
         if _agrees(one):
             return _with_accuracy(legs, one, several)
     with_tables = allow_for_tables(legs, mapping, model, item)
-    room = {"constants": with_tables.constants, "constant_names": with_tables.constant_names}
     for several, one in ([], item), *edited:
-        if _agrees(wider := dataclasses.replace(one, **room)):
+        if _agrees(wider := _with_room(one, with_tables)):
             return _with_accuracy(legs, wider, several) if several else wider
     return item
+
+
+def _with_room(item: Evidence, tables: Evidence) -> Evidence:
+    return dataclasses.replace(item, constants=tables.constants, constant_names=tables.constant_names)
 
 
 def _used(legs: Legs, item: Evidence, concession: _Concession) -> bool:

@@ -71,7 +71,7 @@ def default_arguments(site: CallSite) -> Iterator[Variant]:
 
 def _defaults() -> dict[tuple[str, str], float]:
     """Numbers that torch's functions take unless told: (function, argument) -> default."""
-    found = {}
+    found: dict[tuple[str, str], float] = {}
     for name in dir(torch.nn.functional):
         try:
             parameters = inspect.signature(getattr(torch.nn.functional, name)).parameters.values()

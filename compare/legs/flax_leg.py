@@ -199,7 +199,7 @@ class FlaxLeg:
                 raise
             without = "a while_loop in the Flax model can't be differentiated backward"
             closed, shape = self._traced_function(
-                lambda given: self._forward_and_backward(call, *given[:4], {}, given[5]),
+                lambda given: self._forward_and_backward(call, given[0], given[1], given[2], given[3], {}, given[5]),
                 arguments,
                 own_tables is not None,
             )

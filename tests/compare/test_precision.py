@@ -19,9 +19,9 @@ def evidence(error: float, **circumstances: Any) -> Evidence:
     """One output whose float32 error is ``error`` in Flax, and one rounding in torch."""
     truth = np.array([1.0, -2.0])
     case = Case("a case", {}, Call((), {}), **circumstances)
-    runs = {name: Run({"": truth + off}) for name, off in (("torch32", ROUNDING), ("flax32", error))}
+    torch32, flax32 = (Run({"": truth + off}) for off in (ROUNDING, error))
     moved = Run({"": np.array(ROUNDING)})
-    return Evidence(case, Run({"": truth}), moved, Run({"": truth}), error32=moved, **runs)
+    return Evidence(case, Run({"": truth}), moved, Run({"": truth}), torch32=torch32, error32=moved, flax32=flax32)
 
 
 def test_less_accuracy_on_ordinary_inputs_fails() -> None:
