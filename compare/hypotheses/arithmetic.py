@@ -28,7 +28,7 @@ def _reduction(site: CallSite) -> Iterator[Variant]:
     for other in ("sum", "mean", "amax"):
         if other != site.function:
             yield (
-                f"{other}_for_{site.function}",
+                f"{other}_for_{site.function}".replace("amax", "max").replace("amin", "min"),
                 f"{other} stands where torch has {site.function}",
                 f"use jnp.{site.function}",
                 lambda func, args, kwargs, other=other: getattr(torch, other)(*args, **kwargs),  # type: ignore[misc]
