@@ -205,6 +205,8 @@ def _pool(site: CallSite) -> Iterator[Variant]:
 
     def zero_padded(func: Any, args: Any, kwargs: Any) -> Any:
         x, size, stride, padding = window(func, args, kwargs)
+        if not any(_each(padding, spatial)):
+            raise ValueError("no padding")
         pads = [p for amount in reversed(_each(padding, spatial)) for p in (amount, amount)]
         return maximum(F.pad(x, pads), size, stride, 0)
 
@@ -230,12 +232,7 @@ def _attention(site: CallSite) -> Iterator[Variant]:
         "pass the mask that torch has",
         masked((lambda n, m: ones(n, m).tril()) if not site.arguments.get("is_causal") else ones),
     )
-    yield (
-        "attention_mask_missing",
-        "the mask is not applied",
-        "pass the mask",
-        masked(ones),
-    )
+    yield "attention_mask_missing", "the mask is not applied", "pass the mask", masked(ones)
     for name, words, keep in (
         ("attention_mask_direction", "the mask hides the past, not the future", lambda n, m: ones(n, m).triu()),
         ("attention_mask_shifted", "the mask lets each position see the next one", lambda n, m: ones(n, m).tril(1)),
