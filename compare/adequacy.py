@@ -12,7 +12,7 @@ from compare.legs.torch_leg import TorchLeg
 from compare.result import CheckResult
 from compare.structure import flatten, is_floating
 
-__all__ = ["check_adequacy", "unexercised"]
+__all__ = ["check_adequacy", "reached_rows", "unexercised"]
 
 _NAMES_SHOWN = 6
 
@@ -88,7 +88,7 @@ def unexercised(evidence: Sequence[Evidence], torch64: TorchLeg) -> list[str]:
     it is changed has no influence, which is no fault of the check.
     """
     used = [item for item in evidence if item.finite and item.case.cotangents]
-    bases = [item.case for item in used if not item.case.aside][:2]
+    bases = [item.case for item in used if not item.case.aside and not item.case.driven][:2]
     return [
         _words(name, rows) for name, rows in _still(used) if any(_moves(torch64, base, name, rows) for base in bases)
     ]
@@ -98,16 +98,27 @@ def _still(evidence: Sequence[Evidence]) -> Iterator[tuple[str, np.ndarray]]:
     """Parameters with the rows in which torch's gradient is zero in every case, though it is defined."""
     flows = gradient_flow(evidence)
     for name, legs in flows.items():
-        gradients = [item.reference.parameter_gradients[name] for item in evidence]
-        known = [gradient for gradient in gradients if gradient is not None and gradient.size]
-        if not known or known[0].ndim == 0:
+        known = [rows[name] for item in evidence if name in (rows := reached_rows(item))]
+        if not known:
             continue
         if legs["torch"] == "zero":  # to rounding, whatever its bits
             yield name, np.ones(len(known[0]), bool)
             continue
-        moved = np.any([gradient.reshape(len(gradient), -1).any(axis=1) for gradient in known], axis=0)
+        moved = np.any(known, axis=0)
         if not moved.all():
             yield name, ~moved
+
+
+def reached_rows(item: Evidence) -> dict[str, np.ndarray]:
+    """For each parameter that has rows, and a gradient in torch, in which of them it is not zero."""
+    return item.once(
+        "rows",
+        lambda: {
+            name: np.asarray(gradient.reshape(len(gradient), -1).any(axis=1))
+            for name, gradient in item.reference.parameter_gradients.items()
+            if gradient is not None and gradient.size and gradient.ndim
+        },
+    )
 
 
 def _moves(torch64: TorchLeg, case: Case, name: str, rows: np.ndarray) -> bool:

@@ -109,6 +109,7 @@ def _driven(case: Case, torch64: TorchLeg) -> Iterator[Case]:
         aside = f"where layers return values of {size:g}" if size == _FAR_DRIVE else ""
         exact_weights = {name: exact(array) for name, array in weights.items()}
         yield Case(f"weights for layer outputs of {size:g}", exact_weights, case.call, aside=aside, driven=True)
+        del weights, exact_weights  # not kept while the next ones are made
 
 
 def _other_sizes(case: Case, frozen: frozenset[str], ranges: Ranges, torch64: TorchLeg, seed: int) -> Iterator[Case]:

@@ -15,9 +15,10 @@ from compare.cases import make_cases, torch_call
 from compare.checks.gradients import check_gradients, gradient_flow
 from compare.checks.outputs import check_outputs, with_broken
 from compare.checks.parameters import can_run, check_parameters, check_weights, count_parameters, undecided
-from compare.checks.precision import GRADIENT_PREFIX, check_precision
+from compare.checks.precision import check_precision, float32_errors
 from compare.checks.statistics import check_statistics
 from compare.concessions import concede
+from compare.condensing import condensed
 from compare.diagnose import Diagnosis, diagnose, trace_places
 from compare.evidence import Evidence, Gathered, LegError, Legs, gather, sentence_of
 from compare.execution import call_orders
@@ -65,7 +66,7 @@ def check(torch_model: torch.nn.Module | Port, flax_model: Any = None, inputs: A
         UsageError: the question itself is wrong (a model of the wrong kind, inputs that torch can't take).
     """
     port = torch_model if isinstance(torch_model, Port) else Port(torch_model, flax_model, inputs, **fields)
-    if isinstance(torch_model, Port) and (flax_model is not None or inputs is not None or fields):
+    if port is torch_model and (flax_model is not None or inputs is not None or fields):
         raise UsageError("check: a Port holds all fields; use dataclasses.replace(port, ...) to change one")
     # The user's random numbers go on as if nothing had been run.
     with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False):
@@ -105,7 +106,8 @@ def _report(port: Port) -> Report:
         results.append(CheckResult("outputs", "skipped", f"nothing was run: {hint}"))
     else:
         try:
-            gathered = gather(legs, make_cases(port, legs.torch64), port.mode, port.seed)
+            keep = (lambda item: item) if port.profile else condensed  # whose layers are traced, needs its gradients
+            gathered = gather(legs, make_cases(port, legs.torch64), port.mode, port.seed, keep)
             gathered, idle = _exercised(port, legs, gathered)
             if not port.strict:
                 gathered = dataclasses.replace(
@@ -174,7 +176,7 @@ def _exercised(port: Port, legs: Legs, gathered: Gathered) -> tuple[Gathered, li
             break
         again = redraw_weights(port.torch_model, port.seed + 1000 * k)
         case = Case(f"weights redrawn again ({k})", again, gathered.evidence[-1].case.call)
-        more = gather(legs, [case], port.mode, port.seed + 1000 * k)
+        more = gather(legs, [case], port.mode, port.seed + 1000 * k, condensed)
         gathered = dataclasses.replace(gathered, evidence=gathered.evidence + more.evidence)
         idle = unexercised(gathered.evidence, legs.torch64)
     return gathered, idle
@@ -290,16 +292,15 @@ def _expected(result: CheckResult, port: Port) -> CheckResult:
 def _numbers(results: list[CheckResult], evidence: tuple[Evidence, ...]) -> dict[str, Any]:
     """The largest relative differences, and the flow of every gradient, for the table of ports."""
     leaves = {result.name: result.leaves for result in results}
-    float32 = leaves.get("precision", ())
+    judged = bool(leaves.get("precision"))
+    # Layers that are driven far out amplify rounding, in torch alike: of them no figure for the table.
+    usual = [item for item in evidence if not item.case.driven and not item.case.aside and not item.case.cancels]
+    per_case = [float32_errors(item) if judged else ([], []) for item in usual]
+    outputs, gradients = (largest_relative(leaves.get(name, ())) for name in ("outputs", "gradients"))
+    outputs32, gradients32 = (largest_relative([leaf for found in per_case for leaf in found[k]]) for k in (0, 1))
     return {
-        "output_error": {
-            "float64": largest_relative(leaves.get("outputs", ())),
-            "float32": largest_relative([leaf for leaf in float32 if not leaf.path.startswith(GRADIENT_PREFIX)]),
-        },
-        "gradient_error": {
-            "float64": largest_relative(leaves.get("gradients", ())),
-            "float32": largest_relative([leaf for leaf in float32 if leaf.path.startswith(GRADIENT_PREFIX)]),
-        },
+        "output_error": {"float64": outputs, "float32": outputs32},
+        "gradient_error": {"float64": gradients, "float32": gradients32},
         "gradient_flow": gradient_flow(evidence),
     }
 

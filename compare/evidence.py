@@ -80,6 +80,7 @@ class Evidence:
         constants: how far Flax moves with the constants that it holds in a lower precision; None without any.
         constant_names: these, with their places.
         conceded: known differences between the frameworks that the reference was brought to.
+        condensed: whether the gradients were dropped, since both sides agree and all is known of them.
         compared: leaves by check, filled in by ``once``.
     """
 
@@ -94,6 +95,7 @@ class Evidence:
     constants: Run | None = None
     constant_names: tuple[str, ...] = ()
     conceded: tuple[str, ...] = ()
+    condensed: bool = False
     compared: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, name: str, compute: Callable[[], _T]) -> _T:
@@ -124,7 +126,13 @@ class Gathered:
     broken: tuple[tuple[Case, str], ...] = ()
 
 
-def gather(legs: Legs, cases: Iterable[Case], mode: str, seed: int) -> Gathered:
+def gather(
+    legs: Legs,
+    cases: Iterable[Case],
+    mode: str,
+    seed: int,
+    keep: Callable[[Evidence], Evidence] = lambda item: item,
+) -> Gathered:
     """Runs every leg on every case.
 
     Args:
@@ -132,6 +140,7 @@ def gather(legs: Legs, cases: Iterable[Case], mode: str, seed: int) -> Gathered:
         cases: from ``make_cases``, the user's own first.
         mode: "eval" or "train"; in training mode torch's masks are recorded and replayed.
         seed: of cotangents, masks and perturbations.
+        keep: what is kept of a case.
 
     Raises:
         UsageError: torch does not take the user's own inputs, or draws random numbers other than dropout's masks.
@@ -160,20 +169,20 @@ def gather(legs: Legs, cases: Iterable[Case], mode: str, seed: int) -> Gathered:
             _expect_repeatable(reference, legs.torch64.run(case), mode)
         numpy_sees_it = legs.numpy is not None and (legs.numpy.remakes or case.name.startswith("given weights"))
         try:
-            evidence.append(
-                Evidence(
-                    case=case,
-                    reference=reference,
-                    moved=moved,
-                    flax=_run("flax", legs.flax64.run, case),
-                    numpy=_run("numpy", legs.numpy.run, case) if legs.numpy is not None and numpy_sees_it else None,
-                    torch32=torch32,
-                    error32=error32,
-                    flax32=None if case.forward_only else _run("flax", legs.flax32.run, case),
-                    constants=_moved_constants(legs.flax64, case, case_seed),
-                    constant_names=legs.flax64.constants,
-                )
+            item = Evidence(
+                case=case,
+                reference=reference,
+                moved=moved,
+                flax=_run("flax", legs.flax64.run, case),
+                numpy=_run("numpy", legs.numpy.run, case) if legs.numpy is not None and numpy_sees_it else None,
+                torch32=torch32,
+                error32=error32,
+                flax32=None if case.forward_only else _run("flax", legs.flax32.run, case),
+                constants=_moved_constants(legs.flax64, case, case_seed),
+                constant_names=legs.flax64.constants,
             )
+            evidence.append(keep(item))
+            del item, reference, torch32  # not kept while the next case runs
         except LayoutError as error:
             if number == 0:
                 raise UsageError(str(error)) from error

@@ -25,7 +25,10 @@ def layer_errors(places: Sequence[Place]) -> tuple[LayerError, ...]:
 
 def gradient_norms(item: Evidence) -> dict[str, tuple[float, float]]:
     """Euclidean norms of all parameters' gradients in torch and in Flax, zero where none flows."""
+    return item.once("norms", lambda: _norms(item))
 
+
+def _norms(item: Evidence) -> dict[str, tuple[float, float]]:
     def norm(gradient: np.ndarray | None) -> float:
         return 0.0 if gradient is None else float(np.linalg.norm(gradient))
 

@@ -9,9 +9,7 @@ from compare.legs.run import TIES, Case, Run
 from compare.result import CheckResult, Leaf
 from compare.verdict import PRECISION_FACTOR, compare_arrays, largest_relative, worst
 
-__all__ = ["GRADIENT_PREFIX", "check_precision"]
-
-GRADIENT_PREFIX = "gradient of "
+__all__ = ["check_precision", "float32_errors"]
 
 
 def check_precision(evidence: Sequence[Evidence], same_function: bool, strict: bool = False) -> CheckResult:
@@ -57,30 +55,34 @@ def _extreme(case: Case) -> bool:
 
 
 def _leaves(evidence: Sequence[Evidence]) -> list[Leaf]:
-    outputs = _float32_errors(evidence, lambda run: run.outputs)
-    gradients = _float32_errors([item for item in evidence if not item.case.aside], _gradients)
-    return [*outputs.values(), *gradients.values()]
-
-
-def _float32_errors(evidence: Sequence[Evidence], select: Callable[[Run], Mapping[str, np.ndarray]]) -> dict[str, Leaf]:
     """For each array the worst case of Flax's float32 error, and what torch's own error and spread allow."""
+    outputs = [leaf for item in evidence for leaf in float32_errors(item)[0]]
+    gradients = [leaf for item in evidence if not item.case.aside for leaf in float32_errors(item)[1]]
+    return [*worst(outputs).values(), *worst(gradients).values()]
+
+
+def float32_errors(item: Evidence) -> tuple[list[Leaf], list[Leaf]]:
+    """Flax's float32 errors of outputs and of gradients in one case."""
+    return item.once("precision", lambda: (_errors(item, lambda run: run.outputs), _errors(item, _gradients)))
+
+
+def _errors(item: Evidence, select: Callable[[Run], Mapping[str, np.ndarray]]) -> list[Leaf]:
     leaves: list[Leaf] = []
-    for item in evidence:
-        if not item.finite or item.case.aside not in ("", TIES):
+    if not item.finite or item.case.aside not in ("", TIES):
+        return leaves
+    if item.flax32 is None or item.torch32 is None or item.error32 is None:
+        return leaves
+    truth, found, theirs = select(item.reference), select(item.flax32), select(item.torch32)
+    for path, array in truth.items():
+        if path not in found or not np.issubdtype(array.dtype, np.floating):
             continue
-        if item.flax32 is None or item.torch32 is None or item.error32 is None:
-            continue
-        truth, found, theirs = select(item.reference), select(item.flax32), select(item.torch32)
-        for path, array in truth.items():
-            if path not in found or not np.issubdtype(array.dtype, np.floating):
-                continue
-            error = float(select(item.error32)[path])
-            if found[path].shape != array.shape or not np.isfinite(error) or not np.isfinite(theirs[path]).all():
-                continue  # other checks speak of shapes; where torch itself overflows there is no standard
-            leaves.append(compare_arrays(path or "output", array, found[path], PRECISION_FACTOR * error))
-    return worst(leaves)
+        error = float(select(item.error32)[path])
+        if found[path].shape != array.shape or not np.isfinite(error) or not np.isfinite(theirs[path]).all():
+            continue  # other checks speak of shapes; where torch itself overflows there is no standard
+        leaves.append(compare_arrays(path or "output", array, found[path], PRECISION_FACTOR * error))
+    return leaves
 
 
 def _gradients(run: Run) -> Mapping[str, np.ndarray]:
     named = {**run.parameter_gradients, **{f"input {path}": g for path, g in run.input_gradients.items()}}
-    return {f"{GRADIENT_PREFIX}{name}": gradient for name, gradient in named.items() if gradient is not None}
+    return {f"gradient of {name}": gradient for name, gradient in named.items() if gradient is not None}

@@ -42,7 +42,9 @@ def low_precision_causes(leg: FlaxLeg) -> tuple[Cause, ...]:
 
 
 def rerun(evidence: Sequence[Evidence], leg: FlaxLeg) -> tuple[Evidence, ...]:
-    """The evidence with another Flax leg's float32 runs."""
+    """The evidence with another Flax leg's float32 runs, apart from cases in which nothing was left to explain."""
     return tuple(
-        item if item.flax32 is None else dataclasses.replace(item, flax32=leg.run(item.case)) for item in evidence
+        item if item.flax32 is None else dataclasses.replace(item, flax32=leg.run(item.case))
+        for item in evidence
+        if not item.condensed
     )

@@ -198,9 +198,9 @@ class TorchMasks(TorchFunctionMode):
         ends: list[Arrays] = []
         for layer in range(layers):
             own = tuple(s[layer * ways : (layer + 1) * ways] for s in states)
-            own_weights = weights[layer * each : (layer + 1) * each]
+            driven = weights[layer * each : (layer + 1) * each]
             start = own if isinstance(state, list | tuple) else own[0]
-            x, *end = func(x, start, own_weights, biases, 1, 0.0, training, both_ways, batch_first)
+            x, *end = func(x, start, driven, biases, 1, 0.0, training, both_ways, batch_first)
             ends.append(tuple(end))
             if layer < layers - 1:
                 x = self._dropped(x, p, x.shape)

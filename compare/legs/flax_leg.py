@@ -115,7 +115,8 @@ class FlaxLeg:
 
     def _compile_trace(self, call: Call, arguments: Arguments) -> Callable[[Arguments], tuple[Checkpoint, ...]]:
         watch = self._seen(call, arguments)
-        shifts = {key: np.zeros(value.shape, value.dtype) for key, value in watch.values.items() if is_floating(value)}
+        floating = {key: value for key, value in watch.values.items() if is_floating(value)}
+        shifts = {key: np.zeros(value.shape, value.dtype) for key, value in floating.items()}
 
         def function(given: tuple[Arguments, dict[str, Any]]) -> Any:
             arguments, shifts = given

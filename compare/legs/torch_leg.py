@@ -27,6 +27,9 @@ Precision = Literal["float64", "float32"]
 # What a last layer returns is often a logarithm's argument: e^-745 is zero in float64, and nothing compares with it.
 _HEAD = 30.0
 
+# So many moves are drawn for one tensor; a larger one repeats them, with a prime period: no row is like the next.
+_DRAWN = 65537
+
 
 class TorchLeg:
     """Runs a torch module on cases, in float64 or in float32, and never touches the module it was given.
@@ -273,7 +276,12 @@ class _Noise:
             return tensor
         # A relative move of 2u, uniform in sign and size, rounds to the neighbouring number about half of the time.
         size = 2 * unit_roundoff(str(tensor.dtype).removeprefix("torch."))
-        move = torch.empty_like(tensor).uniform_(-size, size, generator=self.generator)
+        count = tensor.numel()
+        if count <= _DRAWN:
+            move = torch.empty_like(tensor).uniform_(-size, size, generator=self.generator)
+        else:
+            drawn = torch.empty(_DRAWN, dtype=tensor.dtype).uniform_(-size, size, generator=self.generator)
+            move = drawn.repeat(-(-count // _DRAWN))[:count].view(tensor.shape)
         return torch.addcmul(tensor, tensor, move)
 
 

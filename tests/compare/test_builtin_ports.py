@@ -37,7 +37,7 @@ def test_a_built_in_port_passes(name: str) -> None:
     assert numbers["gradient_error"]["float64"] < 1e-10
     # float32 keeps seven digits; the worst-conditioned of these nets lose two more in a gradient.
     assert numbers["output_error"]["float32"] < 1e-5
-    assert numbers["gradient_error"]["float32"] < 1e-3  # layers driven to 1000 amplify rounding, in torch alike
+    assert numbers["gradient_error"]["float32"] < 1e-4
     counts = {leg: count for leg, count in numbers["parameters"].items() if count is not None}
     assert {"torch", "flax", "numpy"} <= set(counts)
     assert len(set(counts.values())) == 1
