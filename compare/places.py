@@ -27,6 +27,7 @@ class Place:
         error, allowed: largest difference of the values, and what rounding explains.
         gradient_error, gradient_allowed: the same for the gradients.
         same_indices: whether the integer arrays there are equal too, where they can be compared.
+        same_shapes: whether the arrays have one shape on both sides.
     """
 
     module: str
@@ -38,6 +39,7 @@ class Place:
     gradient_error: float = 0.0
     gradient_allowed: float = 0.0
     same_indices: bool = True
+    same_shapes: bool = True
 
     @property
     def agrees(self) -> bool:
@@ -142,15 +144,23 @@ def compare_places(
         calls[key] += 1
         if number >= start and key[0] and call < len(theirs[key]) and number < len(room):
             places.append(_place(number, ours, room[number], theirs[key][call]))
-    return places
+    return [place for place in places if place.same_shapes or not _prepared(place, places)]
+
+
+def _prepared(place: Place, places: Sequence[Place]) -> bool:
+    """Whether this is the input of a module that one side pads or reshapes in front of it: what comes out is alike."""
+    after = [p for p in places if p.number > place.number and (p.module, p.edge) == (place.module, "output")]
+    return place.edge == "input" and bool(after) and after[0].same_shapes
 
 
 def _place(number: int, ours: Checkpoint, room: Room, other: Checkpoint) -> Place:
     values = gradients = (0.0, 0.0)
+    alike = True
     for i, (array, found) in enumerate(zip(ours.arrays, other.arrays, strict=False)):
         permutation = alignment(array, found)
         aligned = found if permutation is None else np.transpose(found, permutation)
         leaf = compare_arrays("", array, aligned, room.arrays[i] if i < len(room.arrays) else 0.0)
+        alike = alike and array.shape == aligned.shape
         values = _worse(values, (np.inf if leaf.detail else leaf.error, leaf.allowed))
         if i >= min(len(ours.gradients), len(other.gradients), len(room.gradients)) or leaf.detail:
             continue
@@ -159,7 +169,9 @@ def _place(number: int, ours: Checkpoint, room: Room, other: Checkpoint) -> Plac
         leaf = compare_arrays("", _or_zeros(ours.gradients[i], array), theirs, room.gradients[i])
         gradients = _worse(gradients, (np.inf if leaf.detail else leaf.error, leaf.allowed))
     same = _same_indices(ours.indices, other.indices)
-    return Place(ours.module, other.module, ours.edge, number, *values, *gradients, same_indices=same)
+    return Place(
+        ours.module, other.module, ours.edge, number, *values, *gradients, same_indices=same, same_shapes=alike
+    )
 
 
 def _same_indices(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> bool:

@@ -76,12 +76,13 @@ class Search:
             yield _everywhere(near, gradient_changes)
             yield _everywhere(near, variants)
             return
+        yield rotary(sites)
         known = {hypothesis.name for hypothesis in self.accepted}  # one mistake is often made more than once
         if known:
             again = itertools.chain(_everywhere(near, variants), _everywhere(near, general_variants))
             yield (hypothesis for hypothesis in again if hypothesis.name in known)
         yield _everywhere(near, variants)
-        yield itertools.chain(exchanges(examiner.leg.model, near), rotary(sites))
+        yield exchanges(examiner.leg.model, near)
         yield self._solved(near, knobs)
         yield itertools.chain(moves(sites, near), other_arrays(sites, near))
         yield self._solved(near, scales)
@@ -125,6 +126,8 @@ class Search:
             before, after = other.state(self.accepted), other.state([*self.accepted, hypothesis])
             if before is None or before.divergence is None:
                 continue
+            if other.fed and before.divergence.direction == "backward":
+                continue  # past a place that nothing explains, gradients say nothing
             if after is None or not after.progress > before.progress:
                 return False
         return True

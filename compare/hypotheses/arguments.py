@@ -118,7 +118,7 @@ def _others(site: CallSite, key: str | int, value: Any) -> Iterator[Any]:
     elif key == "stride" and value is None:
         yield from (1, 2)
     elif isinstance(value, int):
-        yield from (other for other in dict.fromkeys([value - 1, value + 1, 2 * value, 0, 1]) if other != value)
+        yield from (other for other in dict.fromkeys([value - 1, value + 1, -value, 2 * value, 0, 1]) if other != value)
     elif isinstance(value, tuple) and value and all(type(part) is int for part in value) and isinstance(key, str):
         if key in ("dim", "dims", "axis"):
             yield from ((axis,) for axis in range(rank))

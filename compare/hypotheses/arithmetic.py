@@ -1,5 +1,6 @@
 """Mistakes in the code between layers: terms, factors, constants, reductions, order of axes and parts, gradients."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,24 +29,25 @@ def _reduction(site: CallSite) -> Iterator[Variant]:
     for other in ("sum", "mean", "amax"):
         if other != site.function:
             yield (
-                f"{other}_for_{site.function}",
+                f"{other}_for_{site.function}".replace("amax", "max").replace("amin", "min"),
                 f"{other} stands where torch has {site.function}",
                 f"use jnp.{site.function}",
                 lambda func, args, kwargs, other=other: getattr(torch, other)(*args, **kwargs),  # type: ignore[misc]
             )
-    for axis in range(len(site.shapes[0]) if site.shapes else 0):
+    axes = range(len(site.shapes[0]) if site.shapes else 0)
+    for over in (*((axis,) for axis in axes), *itertools.combinations(axes, 2), tuple(axes)):
         yield (
             "reduction_axis",
-            f"{site.function} runs over axis {axis}",
+            f"{site.function} runs over {f'axis {over[0]}' if len(over) == 1 else f'axes {over}'}",
             "reduce over torch's axis",
-            _over_axis(axis),
+            _over_axes(over),
         )
 
 
-def _over_axis(axis: int) -> Replacement:
+def _over_axes(axes: tuple[int, ...]) -> Replacement:
     def replace(func: Any, args: Any, kwargs: Any) -> Any:
         keepdim = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
-        return func(first(args, kwargs), dim=axis, keepdim=bool(keepdim))
+        return func(first(args, kwargs), dim=axes, keepdim=bool(keepdim))
 
     return replace
 

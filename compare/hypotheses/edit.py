@@ -165,15 +165,14 @@ class Calls(TorchFunctionMode):
     def _enter(self, name: str, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._stack.append(name)
         args, kwargs = self._feed((args, kwargs))
-        if args and _floating(args[0]):
-            args = (self._boundary("entering", args[0]), *args[1:])
-        return args, kwargs
+        return self._entered(args), kwargs
+
+    def _entered(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self._boundary("entering", args[0]), *args[1:]) if args and _floating(args[0]) else args
 
     def _begin(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Behind the edge that is compared: what changes here changes inside the module only."""
-        if args and _floating(args[0]):
-            args = (self._boundary("entering", args[0]), *args[1:])
-        return args, kwargs
+        return self._entered(args), kwargs
 
     def _leave(self, _module: Any, _args: Any, output: Any) -> Any:
         self._stack.pop()

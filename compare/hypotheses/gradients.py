@@ -32,7 +32,7 @@ def gradient_changes(site: CallSite) -> Iterator[Variant]:
             "remove what changes it (a stop_gradient on a part, a custom rule)",
             after(_scaled(factor)),
         )
-    if site.shapes and site.shapes[0] == site.result:
+    if site.shapes and site.shapes[0] == site.result and name != "detach":
         yield (
             "gradient_straight_through",
             f"the gradient passes {name} as if it were the identity",

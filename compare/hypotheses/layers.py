@@ -143,6 +143,17 @@ def _cut(site: CallSite, func: Any, args: Any, kwargs: Any, spatial: int, shift:
     return full
 
 
+def _padding(site: CallSite) -> Iterator[Variant]:
+    for mode in ("constant", "reflect", "replicate", "circular"):
+        if mode != site.arguments.get("mode"):
+            yield (
+                "padding_mode",
+                f"the padding is {mode}, torch's is {site.arguments.get('mode')}",
+                "pad as torch does",
+                with_arguments("pad", {"mode": mode, "value": None}),
+            )
+
+
 def _dropout(site: CallSite) -> Iterator[Variant]:
     yield "dropout_missing", "dropout is left out", "apply dropout there in training", identity
     yield (
@@ -194,6 +205,8 @@ def _pool(site: CallSite) -> Iterator[Variant]:
 
     def zero_padded(func: Any, args: Any, kwargs: Any) -> Any:
         x, size, stride, padding = window(func, args, kwargs)
+        if not any(_each(padding, spatial)):
+            raise ValueError("no padding")
         pads = [p for amount in reversed(_each(padding, spatial)) for p in (amount, amount)]
         return maximum(F.pad(x, pads), size, stride, 0)
 
@@ -219,12 +232,7 @@ def _attention(site: CallSite) -> Iterator[Variant]:
         "pass the mask that torch has",
         masked((lambda n, m: ones(n, m).tril()) if not site.arguments.get("is_causal") else ones),
     )
-    yield (
-        "attention_mask_missing",
-        "the mask is not applied",
-        "pass the mask",
-        masked(ones),
-    )
+    yield "attention_mask_missing", "the mask is not applied", "pass the mask", masked(ones)
     for name, words, keep in (
         ("attention_mask_direction", "the mask hides the past, not the future", lambda n, m: ones(n, m).triu()),
         ("attention_mask_shifted", "the mask lets each position see the next one", lambda n, m: ones(n, m).tril(1)),
@@ -311,6 +319,7 @@ LAYERS: dict[str, tuple[Maker, ...]] = {
     **dict.fromkeys(_CONVOLUTIONS, (_linear, _convolution)),
     **dict.fromkeys(_TRANSPOSED, (_linear, _convolution, _transposed_convolution)),
     "dropout": (_dropout,),
+    "pad": (_padding,),
     **dict.fromkeys([f"{kind}_pool{n}d" for kind in ("max", "avg") for n in (1, 2, 3)], (_pool,)),
     "scaled_dot_product_attention": (_attention,),
     "embedding": (_embedding,),

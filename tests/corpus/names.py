@@ -48,7 +48,7 @@ _SAME = {
     "padding_mode": ("argument_value",),
     "pixel_shuffle_order": ("parts_interleaved", "reshape_order", "wrong_axis"),
     "pool_padding": ("pool_padding_value",),
-    "pool_stride": ("argument_value", "window_size"),
+    "pool_stride": ("stride", "argument_value", "window_size"),
     "query_key_exchanged": ("arguments_swapped", "weights_exchanged", "wrong_array"),
     "reduction_axis": ("wrong_axis",),
     "repeat_for_tile": ("parts_interleaved",),
