@@ -33,7 +33,7 @@ def gathered(seeded: Any, rows: Any, flax_model: nnx.Module) -> Any:
 
 
 class Twice(nnx.Linear):
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Any) -> Any:  # type: ignore[override]
         return 2 * super().__call__(x)
 
 
