@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import torch
 from flax import nnx
 from torch import nn
@@ -100,10 +101,14 @@ class FlaxNormFirst(nnx.Module):
         return self.fc(self.norm(x))
 
 
-def first(norm: Callable[[], nn.Module], flax: Callable[[nnx.Rngs], Any], **fields: Any) -> Callable[[], Case]:
-    return lambda: Case(
-        "check", (Port(seeded(lambda: TorchNormFirst(norm)), FlaxNormFirst(flax), rows(6, 7), **fields),)
-    )
+def first(
+    norm: Callable[[], nn.Module], flax: Callable[[nnx.Rngs], Any], mean: float = 0.0, **fields: Any
+) -> Callable[[], Case]:
+    def case() -> Case:
+        inputs = rows(6, 7) + np.float32(mean)
+        return Case("check", (Port(seeded(lambda: TorchNormFirst(norm)), FlaxNormFirst(flax), inputs, **fields),))
+
+    return case
 
 
 def layer_norm(**settings: Any) -> Callable[[nnx.Rngs], Any]:
@@ -185,8 +190,8 @@ FAMILY = Family(
         ),
         entry(
             "fast_variance",
-            "E[x²] - E[x]² of the raw inputs",
-            first(lambda: nn.LayerNorm(7), layer_norm(use_fast_variance=True)),
+            "E[x²] - E[x]² of raw inputs whose mean is thirty deviations",
+            first(lambda: nn.LayerNorm(7), layer_norm(use_fast_variance=True), mean=30.0),
             (),
             "fast_variance",
             checks=("precision",),
