@@ -179,7 +179,7 @@ def test_masked_evaluation_is_plain_evaluation() -> None:
     learner = Learner(pure, "classification", cross_entropy, optax.sgd(0.1), PIXELS)
     plan = Plan(23, 5, 1)
     data = Arrays(jnp.asarray(inputs), jnp.asarray(labels))
-    sums = add_up(jax.jit(partial(evaluate, learner, plan))(state, data, ZERO))
+    sums = add_up(jax.jit(partial(evaluate, learner, plan, plan.steps))(state, data, ZERO))
 
     x = (inputs.astype(np.float64) - 100) / 70
     first, last = model.layers
