@@ -123,7 +123,10 @@ print([name for name in ("jax", "flax", "torch") if name in sys.modules])
         (["--batch-size", "1438"], "batch_size: expected at most 1437, the size of the training set of digits; found"),
         (["--devices", "99"], "devices: expected cpu, gpu, or a number from 1 to 8"),
         (["--learning-rate", "nan"], "learning_rate: expected a finite number above 0, found nan"),
-        (["--learning-rate", "1e30", "--optimizer", "sgd", *QUICK], "epoch 1, step 8: expected a finite training loss, found nan"),
+        (
+            ["--learning-rate", "1e30", "--optimizer", "sgd", *QUICK],
+            "epoch 1, step 8: expected a finite training loss, found nan",
+        ),
     ],
 )
 def test_what_the_user_gets_wrong(

@@ -70,11 +70,10 @@ def differences(one: FitResult, other: FitResult) -> list[str]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"device_memory": "108"},
         {"device_memory": "300", "strategy": "jit", "devices": "1", "seeds": 2, "segments": 4},
         {"device_memory": "144", "strategy": "shard", "devices": "2", "sweep": "learning_rate=1e-2,1e-3"},
     ],
-    ids=["pmap", "jit, replicas", "shard, sweep"],
+    ids=["jit, replicas", "shard, sweep"],
 )
 def test_streamed_and_resident_training_are_the_same(
     changes: dict[str, Any], capsys: pytest.CaptureFixture[str]

@@ -69,15 +69,20 @@ def test_a_member_is_a_linear_layer_of_its_own() -> None:
     assert (signs[0] != signs[1]).any()
 
 
+@nnx.jit
+def answers(model: nnx.Module, x: jax.Array) -> jax.Array:
+    return model(x)
+
+
 @pytest.mark.parametrize("classes", [False, True])
 def test_together_they_answer_with_their_mean(classes: bool) -> None:
     model = redrawn(TabularNet(EDGES, 4, (7, 5), 3, 2, dropout=0.0, classes=classes, rngs=nnx.Rngs(0)))
     x = jnp.asarray(RNG.normal(size=(6, 3)), jnp.float32)
     model.train()
-    each = np.asarray(model(x), np.float64)
+    each = np.asarray(answers(model, x), np.float64)
     assert each.shape == (6, 3, 4)
     model.eval()
-    found = np.asarray(model(x))
+    found = np.asarray(answers(model, x))
     if not classes:
         np.testing.assert_allclose(found, each.mean(axis=1), rtol=1e-4, atol=1e-3)  # float32 numbers of about 100
         return
@@ -96,9 +101,9 @@ def test_every_member_learns_by_itself(task: str) -> None:
     y = jnp.asarray(RNG.integers(0, 2, 6)) if classes else jnp.asarray(RNG.normal(size=(6, 2)), jnp.float32)
     loss = cross_entropy if classes else squared_error
     batch = Batch(x, y, jnp.arange(6), jnp.arange(6) < 5, jnp.int32(5))
-    _, sums = Learner(pure, task, loss, optax.sgd(0.1)).train_step(state, batch)
+    _, sums = jax.jit(Learner(pure, task, loss, optax.sgd(0.1)).train_step)(state, batch)
     model.train()
-    each = model(x)[:5]  # the last row is padding
+    each = answers(model, x)[:5]  # the last row is padding
     expected = np.mean([np.sum(loss(each[:, m], y[:5])) for m in range(3)])
     np.testing.assert_allclose(sums["loss"], expected, rtol=1e-5)  # float32
     # Trained on the loss of their mean answer, members would make up for each other's errors.
@@ -145,7 +150,7 @@ def test_a_table_of_numbers_and_text(tmp_path: Path) -> None:
     rows = [f"{a:.4f},{c},{'big' if a + (c == 'red') > 0.5 else 'small'}" for a, c in zip(size, colours, strict=True)]
     file = tmp_path / "t.csv"
     file.write_text("size,colour,kind\n" + "\n".join(rows) + "\n")
-    flags = ["--model", "tabular", "--hidden", "8", "8", "--members", "3", "--epochs", "30", "--batch-size", "32"]
+    flags = ["--model", "tabular", "--hidden", "8", "--members", "3", "--epochs", "30", "--batch-size", "32"]
     flags += ["--learning-rate", "0.02", "--seeds", "2", "--features", "quantile", "--devices", "1", "--no-cache"]
     main(["train", "table", "--file", str(file), "--target", "kind", *flags, "--run-dir", str(tmp_path / "run")])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
