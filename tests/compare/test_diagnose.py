@@ -98,6 +98,7 @@ def test_one_mistake_does_not_hide_those_behind_it() -> None:
 
 def test_what_fits_no_hypothesis_is_located_and_nothing_is_accused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compare.search._MOST_RERUNS", 400)  # an eighth of the search finds nothing either
+
     class Odd(FlaxBlock):
         def __call__(self, x: jax.Array) -> jax.Array:
             return super().__call__(x) + 0.01 * x[:, :4] ** 3
