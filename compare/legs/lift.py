@@ -226,9 +226,12 @@ def _as_list(results: Any) -> list[Any]:
 
 
 def _where(equation: Any) -> str:
-    from jax._src import source_info_util  # only for the words of a note; any failure leaves them out
+    try:
+        from jax._src import source_info_util
 
-    return source_info_util.summarize(equation.source_info)
+        return source_info_util.summarize(equation.source_info)
+    except Exception:  # only the words of a note, from where another release may keep nothing
+        return "an unknown place"
 
 
 def independent_outputs(closed: Any) -> list[bool]:

@@ -170,3 +170,57 @@ def test_mutation_score(seeded: Any, rows: Any) -> None:
     assert compare.mutation_score(model, None, rows(4, 5), max_mutants=5).planted == 5
     with pytest.raises(compare.UsageError, match="max_mutants: expected at least 1, found 0"):
         compare.mutation_score(model, None, rows(4, 5), max_mutants=0)
+
+
+class TorchSoftplus(nn.Module):
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.fc = nn.Linear(5, 3)
+        self.threshold = threshold
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.softplus(self.fc(x), threshold=self.threshold)
+
+
+class FlaxSoftplus(nnx.Module):
+    def __init__(self) -> None:
+        self.fc = nnx.Linear(5, 3, rngs=nnx.Rngs(0))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.nn.softplus(self.fc(x))
+
+
+@pytest.mark.parametrize(("threshold", "status"), [(20.0, "passed"), (1.0, "failed")])
+def test_only_a_threshold_that_nobody_sees_is_conceded(threshold: float, status: str, rows: Any) -> None:
+    assert compare.check(TorchSoftplus(threshold), FlaxSoftplus(), rows(4, 5)).status == status
+
+
+class TorchPadded(nn.Module):
+    """Rows of zeros are padding, and left out of the mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        real = (x.abs().sum(-1, keepdim=True) != 0).to(x.dtype)
+        return (self.fc(x) * real).sum(1) / real.sum(1).clamp(min=1)
+
+
+class FlaxPadded(nnx.Module):
+    def __init__(self, masked: bool) -> None:
+        self.fc = nnx.Linear(5, 3, rngs=nnx.Rngs(0))
+        self.masked = masked
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        real = (jnp.abs(x).sum(-1, keepdims=True) != 0).astype(x.dtype)
+        real = real if self.masked else jnp.ones_like(real)
+        return (self.fc(x) * real).sum(1) / jnp.maximum(real.sum(1), 1)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_padding_that_only_the_given_inputs_hold_is_seen(masked: bool, rows: Any) -> None:
+    x = rows(3, 4, 5)
+    x[1, 2:] = 0.0
+    x[2, 3:] = 0.0
+    assert compare.check(TorchPadded(), FlaxPadded(masked), x).passed == masked
