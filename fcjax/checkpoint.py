@@ -148,7 +148,12 @@ class Checkpoints:
                 snapshot = _read(path)
             except Exception as error:  # a damaged file makes Orbax raise all sorts of things
                 warn(f"checkpoint {path} is damaged and left aside: {_first_line(error)}")
-                path.rename(_unused(path.with_name(path.name + _DAMAGED)))
+                aside = _unused(path.with_name(path.name + _DAMAGED))
+                try:
+                    path.rename(aside)
+                except OSError as failure:
+                    reason = failure.strerror or failure
+                    raise CheckpointError(f"{path}: damaged, and can't be renamed to {aside.name}: {reason}") from error
                 continue
             self.note(snapshot)
             found = found or snapshot

@@ -77,11 +77,17 @@ class RunDirectory:
         return self.path / CHECKPOINTS
 
     def rewind(self, config: dict[str, object], files: Mapping[str, str], history: list[dict[str, Any]]) -> None:
-        """Brings the files to where a resumed run goes on: no line of a later epoch, no half line."""
-        for name in (SUMMARY, WEIGHTS):  # of a run that was finished and now goes on
-            (self.path / name).unlink(missing_ok=True)
-        for rest in self.path.glob(".*.tmp"):
-            rest.unlink(missing_ok=True)
+        """Brings the files to where a resumed run goes on: no line of a later epoch, no half line.
+
+        Raises:
+            UsageError: a file can't be deleted or written.
+        """
+        finished = [self.path / name for name in (SUMMARY, WEIGHTS)]  # of a run that was finished and now goes on
+        for path in [*finished, *self.path.glob(".*.tmp")]:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise self._unwritable(path.name, error) from error
         self._describe(config, files)
         text = "".join(self._line(METRICS, line) + "\n" for line in history)
         self._write(METRICS, lambda path: path.write_text(text))

@@ -33,6 +33,9 @@ from compare.weights import WeightMapping, propose_mapping
 
 __all__ = ["check_training"]
 
+# What a rate that is off by float32's 6e-8 may make of any quantity, relative to its size: steps add up and amplify it.
+_ROUNDED_RATE = 1e-4
+
 
 def check_training(
     torch_model: torch.nn.Module,
@@ -130,7 +133,7 @@ def _report(training: Training) -> Report:
         causes += scale_causes(training, reference.snapshots, found) if "loss_scale" in differing else []
     own_loop = training.torch_step is not None or training.flax_step is not None
     planted = (0, []) if differing or own_loop else unnoticed(training, reference, mapping, start)
-    notes = _notes(differing, finding, causes)
+    notes = _notes(compared, finding, causes)
     checks = [weights, *results(compared, notes), _adequacy(training, compared, planted)]
     failed = any(check.status == "failed" for check in checks)
     return Report(
@@ -173,11 +176,17 @@ def _flax_example(batch: Batch) -> Call:
     return batch.to_flax if isinstance(batch.to_flax, Call) else as_call(batch.to_flax(*batch.call.args))
 
 
-def _notes(differing: set[str], finding: OptimizerFinding, causes: list[Cause]) -> Mapping[str, CheckStatus]:
-    """Differences that are none: moments kept in another form, and rates that were rounded to float32."""
+def _notes(compared: Sequence[Compared], finding: OptimizerFinding, causes: list[Cause]) -> Mapping[str, CheckStatus]:
+    """Differences that are none: moments kept in another form, and rates that were rounded to float32.
+
+    A rounded rate changes no loss and no gradient before the first step, and later ones only a little.
+    """
+    differing = {c.quantity for c in compared if not c.leaf.agrees}
     if differing == {"moments"}:
         return {"moments": "noted"}
-    if finding.rounded_rate and not causes:
+    ahead = any(c.step == 1 and c.quantity in ("loss", "gradients") and not c.leaf.agrees for c in compared)
+    small = all(c.leaf.agrees or c.leaf.relative <= _ROUNDED_RATE for c in compared if c.quantity != "loss_scale")
+    if finding.rounded_rate and not causes and small and not ahead:
         return {quantity: "constants" for quantity in QUANTITIES if quantity != "loss_scale"}
     return {}
 

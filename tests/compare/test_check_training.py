@@ -222,6 +222,21 @@ def test_a_rate_rounded_to_float32_is_no_mistake(seeded: Any) -> None:
     assert not mistaken.passed
 
 
+def test_a_rounded_rate_excuses_no_loss_that_differs_later(seeded: Any) -> None:
+    rounded, exact = jnp.sqrt(jnp.float32(0.1)), 0.1**0.5
+    data = batches()
+    data[1] = (data[1][0], data[1][1] + np.float32(20.0))  # outliers in the second batch alone
+
+    def clamped(outputs: Any, targets: Any) -> Any:
+        return jnp.minimum((outputs - targets) ** 2, 50.0).mean()
+
+    pair = (lambda p: torch.optim.SGD(p, exact), optax.sgd(lambda count: rounded))
+    report = trained(seeded, *pair, batches=data, jax_loss=clamped)
+    assert report.status == "failed", report.text()
+    assert report.first_divergence is not None
+    assert report.check("loss").status == "failed"
+
+
 def test_moments_kept_in_another_form_are_noted(seeded: Any) -> None:
     scaled_first = optax.chain(optax.scale(-0.1), optax.trace(0.9))
     report = trained(seeded, lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), scaled_first)

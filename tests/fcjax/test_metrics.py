@@ -77,3 +77,6 @@ def test_what_is_no_number_is_never_written(wrong: float, tmp_path: Path) -> Non
         assert not (tmp_path / name).exists()
     directory.append_metrics(line | {"test": {}})
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
+    (tmp_path / "summary.json").mkdir()  # no file that could be deleted
+    with pytest.raises(UsageError, match=r"summary\.json: can't be written: "):
+        directory.rewind({}, {}, [])
