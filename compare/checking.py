@@ -88,7 +88,7 @@ def _report(port: Port) -> Report:
     except Exception as error:  # a Linen model is initialised by a call
         _expect_torch_runs(port)
         sentence = f"the Flax model can't be initialised on inputs that torch takes: {sentence_of(error)}"
-        return Report(port.title, (_expected(CheckResult("outputs", "failed", sentence), port),))
+        return Report(port.title, (port.excused(CheckResult("outputs", "failed", sentence)),))
     legs = _legs(port, function, WeightMapping(()))
     mapping = _mapping(port, function, legs)
     if mapping.problems:  # a Linen model takes its widths from the inputs: wrong inputs would look like wrong weights
@@ -137,7 +137,7 @@ def _report(port: Port) -> Report:
     results = undecided(results, mapping)
     return Report(
         name=port.title,
-        checks=tuple(_expected(result, port) for result in results),
+        checks=tuple(port.excused(result) for result in results),
         first_divergence=diagnosis.divergence,
         causes=diagnosis.causes,
         numbers={"parameters": counts, **_numbers(results, evidence)},
@@ -281,13 +281,6 @@ def _masks(legs: Legs, port: Port, error: MaskMismatchError) -> Diagnosis:
     case = Case("given weights, given inputs", given_weights(port.torch_model), torch_call(port))
     place = mask_place(legs.torch64, case, error, port.seed) if port.mode == "train" else None
     return Diagnosis(place, (mask_cause(error, port.mode),))
-
-
-def _expected(result: CheckResult, port: Port) -> CheckResult:
-    reason = port.expected_failures.get(result.name)
-    if reason is None or result.status != "failed":
-        return result
-    return dataclasses.replace(result, status="noted", detail=f"{result.detail}; expected: {reason}")
 
 
 def _numbers(results: list[CheckResult], evidence: tuple[Evidence, ...]) -> dict[str, Any]:

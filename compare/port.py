@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from compare.result import UsageError
+from compare.result import CheckResult, UsageError
 
 __all__ = ["Port"]
 
@@ -80,6 +80,13 @@ class Port:
     def title(self) -> str:
         """The name in the report."""
         return self.name or type(self.torch_model).__name__
+
+    def excused(self, result: CheckResult) -> CheckResult:
+        """``result``, a note instead of a failure where ``expected_failures`` gives a reason."""
+        reason = self.expected_failures.get(result.name)
+        if reason is None or result.status != "failed":
+            return result
+        return dataclasses.replace(result, status="noted", detail=f"{result.detail}; expected: {reason}")
 
     @property
     def torch_select(self) -> Callable[[Any], Any] | None:

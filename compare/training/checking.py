@@ -1,6 +1,5 @@
 """``compare.check_training``: two training loops step by step."""
 
-import dataclasses
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -138,7 +137,7 @@ def _report(training: Training) -> Report:
     failed = any(check.status == "failed" for check in checks)
     return Report(
         name=port.title,
-        checks=tuple(_expected(check, port) for check in checks),
+        checks=tuple(port.excused(check) for check in checks),
         first_divergence=first_difference([c for c in compared if c.quantity not in notes]) if failed else None,
         causes=tuple(causes),
         numbers={"steps": len(training.batches), "hypotheses": finding.searched},
@@ -228,13 +227,6 @@ def _adequacy(training: Training, compared: Sequence[Compared], planted: tuple[i
         detail += f" but {', '.join(hidden)}"
     never = training.clip is not None and "clip_missing" in hidden
     return CheckResult("adequacy", "noted" if never else "passed", detail + ("; nothing was clipped" if never else ""))
-
-
-def _expected(result: CheckResult, port: Port) -> CheckResult:
-    reason = port.expected_failures.get(result.name)
-    if reason is None or result.status != "failed":
-        return result
-    return dataclasses.replace(result, status="noted", detail=f"{result.detail}; expected: {reason}")
 
 
 def _settings(training: Training) -> dict[str, Any]:
