@@ -1,35 +1,13 @@
 """What the tests of ``compare`` share: seeded reference models whose biases are never zero, and inputs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import jax
 import numpy as np
 import pytest
 import torch
 
-from compare.diagnose import Diagnosis
-
 Make = Callable[[Callable[[], torch.nn.Module]], torch.nn.Module]
 Rows = Callable[..., np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def small_programs() -> Iterator[None]:
-    """For checks of tiny models: compiling well and computing on many threads both cost more than they save."""
-    threads, optimised = torch.get_num_threads(), not jax.config.read("jax_disable_most_optimizations")
-    torch.set_num_threads(1)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    torch.set_num_threads(threads)
-    jax.config.update("jax_disable_most_optimizations", not optimised)
-
-
-@pytest.fixture(scope="module")
-def verdict_only() -> Iterator[None]:
-    """Leaves out the search for the place and the cause of a failure, which has tests of its own and takes longer."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compare.checking.diagnose", lambda *_: Diagnosis(None))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from flax import nnx
 from torch import nn
 
 import compare
+from tests.compare.applied import Applied, TorchApplied
 
 pytestmark = pytest.mark.usefixtures("small_programs", "verdict_only")
 
@@ -93,25 +94,6 @@ def test_weights_as_they_stand_are_compared(seeded: Any, rows: Any) -> None:
     assert compare.check(model, port, rows(4, 5), weights=None).passed
     port.fc.kernel[...] = port.fc.kernel[...].at[0, 0].multiply(1.000001)
     assert failed(compare.check(model, port, rows(4, 5), weights=None)) == {"weights"}
-
-
-class Applied(nnx.Module):
-    """A linear layer and a function."""
-
-    def __init__(self, function: Callable[[Array], Any]) -> None:
-        self.fc, self.function = nnx.Linear(5, 3, rngs=RNGS), function
-
-    def __call__(self, x: Array) -> Any:
-        return self.function(self.fc(x))
-
-
-class TorchApplied(nn.Module):
-    def __init__(self, function: Callable[[torch.Tensor], Any]) -> None:
-        super().__init__()
-        self.fc, self.function = nn.Linear(5, 3), function
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.function(self.fc(x))
 
 
 def test_another_shape_of_the_same_numbers_fails(seeded: Any, rows: Any) -> None:

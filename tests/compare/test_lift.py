@@ -8,34 +8,14 @@ import jax.numpy as jnp
 import pytest
 import torch
 from flax import nnx
-from torch import nn
 from torch.nn import functional as F
 
 import compare
+from tests.compare.applied import Applied, TorchApplied
 
 pytestmark = pytest.mark.usefixtures("small_programs", "verdict_only")
 
 Array = jax.Array
-RNGS = nnx.Rngs(0)
-
-
-class Applied(nnx.Module):
-    """A linear layer and a function."""
-
-    def __init__(self, function: Callable[[Array], Any]) -> None:
-        self.fc, self.function = nnx.Linear(5, 3, rngs=RNGS), function
-
-    def __call__(self, x: Array) -> Any:
-        return self.function(self.fc(x))
-
-
-class TorchApplied(nn.Module):
-    def __init__(self, function: Callable[[torch.Tensor], Any]) -> None:
-        super().__init__()
-        self.fc, self.function = nn.Linear(5, 3), function
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.function(self.fc(x))
 
 
 def island(function: Callable[[Array], Array]) -> Callable[[Array], Array]:

@@ -2,20 +2,17 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
-import torch
 
 import compare
 from compare.result import Cause, CheckResult, Divergence, Report
 from tests.corpus.mistake import Case, Mistake
 from tests.corpus.run import Outcome, families, judge, line, main, place_of, rates, run_mistake
 
-pytestmark = pytest.mark.usefixtures("in_haste")
+pytestmark = pytest.mark.usefixtures("small_programs")
 
 FAMILIES = {family.name: family for family in families()}
 MISTAKES = {f"{family.name}/{mistake.name}": mistake for family in FAMILIES.values() for mistake in family.mistakes}
@@ -43,17 +40,6 @@ SAMPLE = (
     "schedules_and_losses/unused_moves",
     "schedules_and_losses/warmup_off_by_one",
 )
-
-
-@pytest.fixture(scope="module")
-def in_haste() -> Iterator[None]:
-    """As the runner does it: nets here are tiny, and compiling them well costs more than it saves."""
-    threads, optimised = torch.get_num_threads(), not jax.config.read("jax_disable_most_optimizations")
-    torch.set_num_threads(1)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    torch.set_num_threads(threads)
-    jax.config.update("jax_disable_most_optimizations", not optimised)
 
 
 def test_the_corpus_is_large_and_its_names_are_unique() -> None:

@@ -3,18 +3,16 @@
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import pytest
-import torch
 
 import compare
-from compare.diagnose import Diagnosis
 from tests.corpus import ports
 
-pytestmark = pytest.mark.usefixtures("small_programs")
+pytestmark = pytest.mark.usefixtures("small_programs", "verdict_only")
 
 FAMILIES = {
     found.name: importlib.import_module(f"{ports.__name__}.{found.name}")
@@ -38,19 +36,6 @@ QUICK = (
     "fno",
     "cached_decoder",
 )
-
-
-@pytest.fixture(scope="module")
-def small_programs() -> Iterator[None]:
-    """Compiling well and computing on many threads both cost more than they save; no port here is diagnosed."""
-    threads, optimised = torch.get_num_threads(), not jax.config.read("jax_disable_most_optimizations")
-    torch.set_num_threads(1)
-    jax.config.update("jax_disable_most_optimizations", True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compare.checking.diagnose", lambda *_: Diagnosis(None))
-        yield
-    torch.set_num_threads(threads)
-    jax.config.update("jax_disable_most_optimizations", not optimised)
 
 
 @pytest.mark.parametrize("name", QUICK)
