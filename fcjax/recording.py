@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from fcjax.agreement import by_first, everyone, from_first
-from fcjax.checkpoint import CheckpointError, Checkpoints, Snapshot
+from fcjax.checkpoint import CheckpointError, Checkpoints
 from fcjax.config import TrainConfig, UsageError
 from fcjax.datasets import Dataset
 from fcjax.resume import fingerprint, refuse_other_settings
@@ -80,26 +80,18 @@ class Recorder:
             self._board = TensorBoard(self._directory.path / "tensorboard", run.epoch)
 
     def _go_on(self, run: Run, name: str, say: Callable[[str], None]) -> None:
-        content = by_first(lambda: self._newest(name, say))
-        if content:
-            snapshot = Snapshot.unpack(content)
-            self._checkpoints.note(snapshot)
-            run.restore(snapshot)
-            say(f"goes on after epoch {run.epoch}, step {run.step}")
-        by_first(lambda: self._rewind(run.history))
-
-    def _newest(self, name: str, say: Callable[[str], None]) -> bytes:
-        """The newest checkpoint that is whole; empty where there is none."""
         snapshot = self._checkpoints.newest(warn=lambda message: say(f"warning: {message}"))
         if snapshot is None:
             say(f"no checkpoint in {self._directory.path}: begins at the start")
-            return b""
-        if snapshot.facts["data"] != self._data:
+        elif snapshot.facts["data"] != self._data:
             raise UsageError(
                 f"{self._directory.path}: expected the data that the run was started with, found other data: "
                 f"{name} has changed since"
             )
-        return snapshot.pack()
+        else:
+            run.restore(snapshot)
+            say(f"goes on after epoch {run.epoch}, step {run.step}")
+        by_first(lambda: self._rewind(run.history))
 
     def _rewind(self, history: list[dict[str, Any]]) -> bytes:
         self._directory.rewind(self._config.to_json(), self._files, history)

@@ -115,9 +115,9 @@ def fit(
         if isinstance(programs.feed, Streamed):
             reporter.say(str(programs.feed))
         run = Run(config, dataset, parallel, programs, state)
-        if recorder:
-            recorder.open(run, dataset, reporter.say)
         with explaining_a_lost_process():
+            if recorder:
+                recorder.open(run, dataset, reporter.say)
             _train(run, recorder, reporter, interruption)
         about = {"task": dataset.name, "model": name, "parameters": parameters}
         result = _result(run, learner, about, started)
