@@ -35,15 +35,16 @@ def train(folder: Path) -> Iterator[Callable[..., Found]]:
     with subprocess.Popen(
         arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as program:
-        assert program.stdin is not None
-        assert program.stdout is not None
+        tasks, answers = program.stdin, program.stdout
+        assert tasks is not None
+        assert answers is not None
 
         def ask(name: str, *runs: dict[str, Any], **task: Any) -> Found:
-            print(json.dumps({"folder": str(folder / name), "runs": runs, **task}), file=program.stdin, flush=True)
-            return json.loads(program.stdout.readline())
+            print(json.dumps({"folder": str(folder / name), "runs": runs, **task}), file=tasks, flush=True)
+            return json.loads(answers.readline())
 
         yield ask
-        program.stdin.close()
+        tasks.close()
 
 
 @pytest.fixture(scope="module")

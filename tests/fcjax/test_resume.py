@@ -212,8 +212,10 @@ def test_a_second_signal_is_not_held_back(tmp_path: Path, monkeypatch: pytest.Mo
         signal.raise_signal(signal.SIGINT)
 
     stop_after(monkeypatch, 1, twice)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have set it to be ignored
     with pytest.raises(KeyboardInterrupt) as stop:
         train(tmp_path)
+    signal.signal(signal.SIGINT, before)
     assert not isinstance(stop.value, TrainingInterrupted)
 
 
