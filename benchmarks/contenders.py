@@ -15,6 +15,7 @@ from flax import nnx
 import fcjax
 from benchmarks.rounds import Turn, missing
 from fcjax.epoch import Arrays, Plan, train_segment
+from fcjax.optimizers import make_optimizer
 from fcjax.parallel import make_parallel
 from fcjax.precision import Policy
 from fcjax.train_state import create_state
@@ -90,7 +91,7 @@ def fcjax_turn(
 ) -> Turn:
     """A whole pass as one compiled program, data resident as stored."""
     parallel = make_parallel(strategy)
-    optimizer = optax.adam(RATE)
+    optimizer = make_optimizer("adam", RATE)
     states = [create_state(work.flax_model(), optimizer, seed=seed) for seed in range(replicas)]
     state = states[0][1] if replicas == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *(s for _, s in states))
     scaling = fcjax.Scaling(np.array(work.mean, np.float32), np.array(work.std, np.float32))
