@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other: ``python -m benchmarks [--json F] [training floor ...]``; each runs alone too."""
+"""All benchmarks, one after the other: ``python -m benchmarks [--json F] [training floor ...]``; each alone too."""
 
 import importlib
 import sys
