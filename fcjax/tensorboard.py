@@ -36,7 +36,8 @@ class TensorBoard:
             for name, values in figures.items() if isinstance(figures, dict) else ():
                 for number, value in enumerate(values):
                     replica = f"/replica {number} (seed {seeds[number]})" if len(values) > 1 else ""
-                    self._writer.add_scalar(f"{part}/{name}{replica}", value, epoch)
+                    if value is not None:
+                        self._writer.add_scalar(f"{part}/{name}{replica}", value, epoch)
         self._writer.add_scalar("samples_per_second", entry["samples_per_second"], epoch)
         self._writer.flush()
 
