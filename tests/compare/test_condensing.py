@@ -44,8 +44,8 @@ def test_agreement_leaves_what_was_found(seeded: Any, rows: Any) -> None:
     again = restored(legs, light[0])
     for ours, theirs in ((again.reference, whole[0].reference), (again.flax, whole[0].flax)):
         for name in ("weight", "bias"):
-            gradients = [np.asarray(run.parameter_gradients[name]) for run in (ours, theirs)]
-            assert np.array_equal(*gradients)  # the same program again
+            again_found, found = (np.asarray(run.parameter_gradients[name]) for run in (ours, theirs))
+            assert np.array_equal(again_found, found)  # the same program again
     assert check_gradients(light, True) == check_gradients(whole, True)
     assert check_precision(light, True) == check_precision(whole, True)
     assert gradient_flow(light) == gradient_flow(whole)
