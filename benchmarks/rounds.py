@@ -18,6 +18,9 @@ __all__ = ["Measured", "Row", "Turn", "machine", "missing", "options", "rates_ta
 Turn = Callable[[], float]
 """One turn of a contender; returns a figure (a loss) by which it can be seen that all do the same work."""
 
+# Seconds between turns: threads of the contender before go on spinning for a while, on the cores of the next.
+REST = 0.3
+
 Row = dict[str, Any]
 """One measured figure with what it belongs to, as plain JSON values."""
 
@@ -47,6 +50,7 @@ def take_turns(turns: Mapping[str, Turn], rounds: int) -> dict[str, Measured]:
     for number in range(rounds + 1):
         for name, turn in turns.items():
             gc.collect()
+            time.sleep(REST)
             started = time.perf_counter()
             figures[name] = turn()
             if number:
