@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from compare.evidence import Evidence, Legs
-from compare.hypotheses.edit import Calls, CallSite, Edit, Hypothesis, tensors_of
+from compare.hypotheses.call_arguments import tensors_of
+from compare.hypotheses.edit import BOUNDARIES, Calls, CallSite, Edit, Hypothesis
+from compare.hypotheses.tape import Tape, UnsureError
 from compare.legs.run import Case, Reduce, Run, zeros_for_none
 from compare.legs.watch import Checkpoint
 from compare.places import Place, Room, alignment, compare_places, first_divergence, pair_modules, rooms
 from compare.result import Divergence
 from compare.rounding import PERTURBED_RUNS, spreads
+from compare.structure import to_numpy
 from compare.verdict import SAMENESS_FACTOR, compare_arrays, unit_roundoff
 from compare.weights import WeightMapping
 
@@ -22,6 +25,9 @@ __all__ = ["Examiner", "Progress", "State"]
 
 # A constant rounded to float32 is off by 6e-8; a few of them, and what they pass through, by a few times that.
 _CONSTANTS_SLACK = 64 * unit_roundoff("float32")
+
+# What the calls behind an edit cost, of a run of the whole model with all its hooks; seldom more.
+_SHARE_OF_A_RUN = 0.2
 
 Progress = tuple[int, int, int]
 """How far two computations agree: forward (0), backward (1) or wholly (2); up to which place; minus what still differs
@@ -65,7 +71,7 @@ class Examiner:
         self.case: Case = evidence.case
         self.flax_run = legs.flax64.run(self.case) if evidence.condensed else evidence.flax
         self.found: tuple[Checkpoint, ...] = legs.flax64.trace(self.case)
-        self.reruns = 0
+        self.reruns = 0.0
         self.fed: dict[int, list[np.ndarray]] = {}
         calls = Calls(self.leg.model, recording=True)
         self.reference = self.leg.run(self.case, trace=True, edit=calls, clock=calls.count)
@@ -86,6 +92,8 @@ class Examiner:
         self.names = [name for name, _ in self.leg.model.named_modules() if name]
         self.pairs = pair_modules(mapping, self.names, [checkpoint.module for checkpoint in self.found])
         self._forward = dataclasses.replace(self.case, cotangents={})
+        self._tape: Tape | None = None
+        self._taped: list[Hypothesis] = []
 
     def state(self, hypotheses: Sequence[Hypothesis]) -> State | None:
         """How far both agree if torch contained these mistakes; None where it then can't run."""
@@ -105,7 +113,7 @@ class Examiner:
         """torch minus Flax at the first place that differs, and whether it agrees; None where shapes don't."""
         target = before.target
         number = None if target is None else target.number
-        run = self._run(self._forward, hypotheses, number)
+        run = self._again(hypotheses, before) or self._run(self._forward, hypotheses, number)
         if run is None or (number is not None and len(run.checkpoints) <= number):
             return None
         pairs = _arrays_at(self, run, target, before.wrong_outputs)
@@ -118,6 +126,53 @@ class Examiner:
             agrees = bool(places) and places[0].agrees
         apart = [(ours - theirs).ravel() for ours, theirs in pairs]
         return np.concatenate(apart) if apart else np.zeros(0), agrees
+
+    def record(self, hypotheses: Sequence[Hypothesis], before: State) -> None:
+        """Notes the calls up to the first place that differs, from which ``difference`` then tells most edits."""
+        tape = Tape(self.leg.mode == "train")
+        calls = Calls(self.leg.model, hypotheses, fed=self.fed, tape=tape)
+        self.leg.run(self._forward, trace=True, edit=calls, until=before.target.number if before.target else None)
+        self._tape, self._taped = tape, list(hypotheses)
+        noted = self._again(hypotheses, before)
+        if noted is None or not self._same_arrays(noted, before):
+            self._tape = None
+
+    def _same_arrays(self, run: Run, before: State) -> bool:
+        pairs = zip(*(_arrays_at(self, r, before.target, before.wrong_outputs) for r in (run, before.run)), strict=True)
+        return all(np.array_equal(one[0], other[0], equal_nan=True) for one, other in pairs)
+
+    def _again(self, hypotheses: Sequence[Hypothesis], before: State) -> Run | None:
+        """The run up to the first place that differs, by the tape; None where that can't tell."""
+        new = hypotheses[len(self._taped) :]
+        same = all(a is b for a, b in zip(self._taped, hypotheses, strict=False))
+        if self._tape is None or not same or len(hypotheses) < len(self._taped):
+            return None
+        edits: dict[int, list[tuple[str, Any]]] = {}
+        for edit in (edit for hypothesis in new for edit in hypothesis.edits):
+            if edit.site.function in BOUNDARIES:
+                return None
+            edits.setdefault(edit.site.number, []).append((edit.site.function, edit.replace))
+        tensors = {**dict(self.leg.model.named_parameters()), **dict(self.leg.model.named_buffers())}
+        reads = {id(tensors[a]): tensors[b] for hypothesis in new for a, b in hypothesis.reads.items()}
+        kept = [
+            edit.site.number for hypothesis in self._taped if len(hypothesis.edits) > 1 for edit in hypothesis.edits
+        ]
+        number = -1 if before.target is None else before.target.number
+        self.reruns += _SHARE_OF_A_RUN
+        try:
+            with self.leg.calling(self.case):
+                found = self._tape.again(edits, reads, frozenset(kept), number)
+                if before.target is None:
+                    return Run(outputs=self.leg.selected(self._tape.output(found)))
+        except UnsureError:
+            return None
+        except Exception:  # as in a whole run: the edit does not fit the call
+            return Run(outputs={})
+        there = before.run.checkpoints[number]
+        if len(found) != len(there.arrays):
+            return None
+        checkpoint = dataclasses.replace(there, arrays=tuple(to_numpy(t) for t in found), gradients=())
+        return Run(outputs={}, checkpoints=(*before.run.checkpoints[:number], checkpoint))
 
     def feed(self, state: State, hypotheses: Sequence[Hypothesis]) -> State | None:
         """The state if torch went on with Flax's arrays at the first place that differs; None where that is not so."""

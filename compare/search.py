@@ -11,7 +11,10 @@ from compare.examiner import Examiner, State
 from compare.hypotheses.bank import general_variants, knobs, scales, variants
 from compare.hypotheses.edit import CallSite, Edit, Hypothesis
 from compare.hypotheses.gradients import gradient_changes
+from compare.hypotheses.loops import again, phases
 from compare.hypotheses.operands import relation
+from compare.hypotheses.partial import differing_block, partial
+from compare.hypotheses.parts import taken_apart
 from compare.hypotheses.rewiring import exchanges, moves, other_arrays, recomputed, rotary
 from compare.hypotheses.variant import Knob, Variant
 from compare.places import entrance
@@ -50,22 +53,25 @@ class Search:
         allowed = _MOST_RERUNS / heavy
         self.screened: dict[tuple[int, bytes], bool] = {}
         self.limit = examiner.reruns + max(int(allowed), _LEAST_RERUNS)
+        examiner.record(accepted, state)
 
     def fits(self) -> list[Fit]:
         """Those that explain the most, one for each name, likeliest first."""
+        best: list[Fit] = []
+        turning = {s.number for turns in phases(self.examiner.sites) if len(turns) > 2 for s in turns}
         for region in self._regions():
             for family in self._families(region):
-                found = list(self._confirmed(family))
-                if found:
-                    widened = [self._widest(fit) for fit in found]
-                    farthest = max(after.progress for _, after in widened)
+                widened = [self._widest(fit) for fit in self._confirmed(family)]
+                farthest = max((after.progress for _, after in widened), default=self.state.progress)
+                if farthest > (best[0][1].progress if best else self.state.progress):
                     best = [fit for fit in widened if fit[1].progress == farthest]
-                    return list(
-                        {hypothesis.name: (hypothesis, after) for hypothesis, after in reversed(best)}.values()
-                    )[::-1]
-                if self.examiner.reruns >= self.limit:
-                    return []
-        return []
+                # The first turn of a loop, whose state is zero, can't tell some mistakes apart: the others can.
+                unsure = best and best[0][1].divergence is not None and any(s.number in turning for s in region)
+                if self.examiner.reruns >= self.limit or (best and not unsure):
+                    break
+            if best or self.examiner.reruns >= self.limit:
+                break
+        return list({hypothesis.name: (hypothesis, after) for hypothesis, after in reversed(best)}.values())[::-1]
 
     def _families(self, near: Sequence[CallSite]) -> Iterator[Iterable[Hypothesis]]:
         """Kinds of mistakes, the commonest first; a kind is tried only if none before it fits."""
@@ -82,11 +88,27 @@ class Search:
             yield (hypothesis for hypothesis in again if hypothesis.name in known)
         yield _everywhere(near, variants)
         yield exchanges(examiner.leg.model, near)
+        yield taken_apart(near)
         yield self._solved(near, knobs)
-        yield itertools.chain(moves(sites, near), other_arrays(sites, near))
+        yield self._repeated(itertools.chain(moves(sites, near), other_arrays(sites, near)))
         yield self._solved(near, scales)
         yield recomputed(sites, near)
         yield _everywhere(near, general_variants)
+        blocks = [differing_block(*pair, self._allowed) for pair in examiner.arrays(self.state)]
+        yield itertools.chain.from_iterable(partial(near, block) for block in blocks[:1] if block)
+
+    def _repeated(self, family: Iterable[Hypothesis]) -> Iterator[Hypothesis]:
+        """Each, and the same at every place where the code is alike: a function that is called for q and for k."""
+        for hypothesis in family:
+            yield hypothesis
+            edits = again(hypothesis.edits, self.examiner.sites)
+            if len(edits) > len(hypothesis.edits):
+                words = f"{hypothesis.summary}, and so at {len(edits) // len(hypothesis.edits)} places"
+                yield dataclasses.replace(hypothesis, summary=words, edits=edits)
+
+    @property
+    def _allowed(self) -> float:
+        return self.state.target.allowed if self.state.target is not None else 0.0
 
     def _confirmed(self, family: Iterable[Hypothesis]) -> Iterator[Fit]:
         forward = self.state.divergence is not None and self.state.divergence.direction == "forward"
@@ -132,34 +154,39 @@ class Search:
         return True
 
     def _widest(self, fit: Fit) -> Fit:
-        """The same mistake at every call of that function, if that explains more."""
+        """The same mistake at every call of that function, or in every turn of a loop, if that explains more."""
         hypothesis, after = fit
-        if len(hypothesis.edits) != 1 or after.divergence is None or hypothesis.rearranges:
+        if not hypothesis.edits or after.divergence is None or hypothesis.rearranges:
             return fit
-        site = hypothesis.edits[0].site
-        alike = [s for s in self.examiner.sites if s.function == site.function and len(s.shapes) == len(site.shapes)]
-        if len(alike) < 2:
-            return fit
+        site, sites = hypothesis.edits[0].site, self.examiner.sites
+        alike = [s for s in sites if s.function == site.function and len(s.shapes) == len(site.shapes)]
         bare = hypothesis.summary.removeprefix(f"{site.place}: ")
-        edits = tuple(
+        named = tuple(
             Edit(s, replace)
-            for s in alike
+            for s in (alike if len(hypothesis.edits) == 1 else ())
             for name, summary, _, replace in itertools.chain(variants(s), general_variants(s), gradient_changes(s))
             if name == hypothesis.name and summary == bare
         )
-        everywhere = dataclasses.replace(hypothesis, summary=f"{bare}, at every one of {len(edits)} calls", edits=edits)
-        wider = self.examiner.state([*self.accepted, everywhere])
-        return (everywhere, wider) if wider is not None and wider.progress > after.progress else fit
+        repeated = again(hypothesis.edits, sites)
+        turns = f"in all {len(repeated) // len(hypothesis.edits)} turns"
+        for edits, where in ((named, f"at every one of {len(named)} calls"), (repeated, turns)):
+            if len(edits) > len(hypothesis.edits):
+                wider = dataclasses.replace(hypothesis, summary=f"{bare}, {where}", edits=edits)
+                state = self.examiner.state([*self.accepted, wider])
+                if state is not None and state.progress > fit[1].progress:
+                    fit = wider, state
+        return fit
 
     def _solved(self, near: Sequence[CallSite], family: Callable[[CallSite], Iterator[Knob]]) -> Iterator[Hypothesis]:
         """Mistakes with one unknown number, which is solved for: at one call, and at all alike."""
         forms = [([site], list(family(site))) for site in near]
+        groups = [*phases(near)]
         for function in dict.fromkeys(site.function for site in near):
             alike = [site for site in near if site.function == function]
-            for scalars in dict.fromkeys(site.scalars for site in alike):
-                equal = [site for site in alike if site.scalars == scalars]
-                if len(equal) > 1:
-                    forms.append((equal, list(family(equal[0]))))
+            groups += [
+                [s for s in alike if s.scalars == scalars] for scalars in dict.fromkeys(s.scalars for s in alike)
+            ]
+        forms += [(group, list(family(group[0]))) for group in groups if len(group) > 1]
         # A base of 1000 for 10000 is more likely typed than the exponent's divisor that gives the same numbers.
         ordered = [(*form, first) for first in (True, False) for form in forms]
         for group, found, first in ordered:
@@ -183,9 +210,8 @@ class Search:
             found = self.examiner.difference([*self.accepted, hypothesis(value)], self.state)
             return None if found is None else found[0]
 
-        allowed = self.state.target.allowed if self.state.target is not None else 0.0
         to, back = (math.log, math.exp) if knob.logarithmic else (float, float)
-        solved = solve(lambda x: difference(back(x)), to(knob.start), knob.step, allowed)
+        solved = solve(lambda x: difference(back(x)), to(knob.start), knob.step, self._allowed)
         if solved is None or solved == to(knob.start):
             return
         value = back(solved)
@@ -225,19 +251,27 @@ def _digits(value: float, start: float) -> str:
 
 
 def _everywhere(near: Sequence[CallSite], family: Callable[[CallSite], Iterator[Variant]]) -> Iterator[Hypothesis]:
-    """A family's variants at each call, then each at all calls of one function together."""
-    for site in near:
-        for name, summary, fix, replace in family(site):
-            words = f"{site.place}: {summary}" if site.place else summary
-            yield Hypothesis(name, words, fix, (Edit(site, replace),))
-    for function in dict.fromkeys(site.function for site in near):
-        alike = [site for site in near if site.function == function]
+    """A family's variants at each call, at all calls of one function together, and at one call in all turns of a loop.
+
+    Where every turn is in sight, a mistake in one of them alone is none that people make.
+    """
+    loop = phases(near)
+    turning = {site.number for turns in loop if len(turns) > 2 for site in turns}
+    functions = dict.fromkeys(site.function for site in near)
+    for alike in (*loop, *([site for site in near if site.function == function] for function in functions)):
         if len(alike) < 2:
             continue
+        where = f"at every one of {len(alike)} calls" if alike not in loop else f"in all {len(alike)} turns"
         together: dict[tuple[str, str, str], list[Edit]] = {}
         for site in alike:
             for name, summary, fix, replace in family(site):
                 together.setdefault((name, summary, fix), []).append(Edit(site, replace))
         for (name, summary, fix), edits in together.items():
             if len(edits) == len(alike):
-                yield Hypothesis(name, f"{summary}, at every one of {len(edits)} calls", fix, tuple(edits))
+                words = f"{alike[0].place}: {summary}, {where}" if alike in loop else f"{summary}, {where}"
+                yield Hypothesis(name, words, fix, tuple(edits))
+    for site in near:
+        if site.number not in turning:
+            for name, summary, fix, replace in family(site):
+                words = f"{site.place}: {summary}" if site.place else summary
+                yield Hypothesis(name, words, fix, (Edit(site, replace),))

@@ -91,8 +91,11 @@ def other_arguments(site: CallSite) -> Iterator[Variant]:
         name = NAMES.get(str(key), "argument_value")
         for other in _others(site, key, value):
             absent = name == "padding" and not any(other if isinstance(other, tuple) else (other,))
+            constant = isinstance(key, int) and site.function in _ARITHMETIC
             called = "padding_missing" if absent else "wrong_axis" if _is_axis(site, key, value) else name
-            label = f"{key} of {site.function}" if isinstance(key, str) else f"argument {key} of {site.function}"
+            called = _named(site, key, float(value))(float(other)) if constant else called
+            label = f"{key} of" if isinstance(key, str) else "the constant of" if constant else f"argument {key} of"
+            label = f"{label} {site.function}"
             yield (
                 called,
                 f"{label} is {other}, torch's is {value}",
@@ -139,7 +142,7 @@ def argument_knobs(site: CallSite) -> Iterator[Knob]:
         if isinstance(value, bool) or not isinstance(value, int | float) or key in _SKIPPED:
             continue
         elementwise = site.function in _ARITHMETIC
-        base = site.function in ("__rpow__", "pow") and key in (0, 1, "self", "base") and value > 0
+        base = site.function in ("__rpow__", "pow") and key in (0, 1, "self", "other", "base") and value > 0
         if isinstance(value, int) and not elementwise:
             continue
         yield Knob(
@@ -201,6 +204,8 @@ def _named(site: CallSite, key: str | int, value: float) -> Any:
     def name(other: float) -> str:
         if "add" in site.function and 0 <= value < 1e-2 and 0 <= other <= 1e-1:
             return "norm_epsilon"
+        if other == 0 and ("add" in site.function or "sub" in site.function):
+            return "constant_missing"
         ratio = other / value if value else 0.0
         close = (
             {2.0: "constant_doubled", 0.5: "constant_halved", -1.0: "constant_sign", value**-2: "constant_inverted"}

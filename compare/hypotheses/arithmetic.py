@@ -140,6 +140,23 @@ def _concatenation(site: CallSite) -> Iterator[Variant]:
     )
 
 
+def _repetition(site: CallSite) -> Iterator[Variant]:
+    """Copies of every entry one after the other, or of the whole axis block by block: heads shared by queries."""
+    fix = "jnp.repeat" if site.function == "repeat_interleave" else "jnp.tile"
+
+    def other(func: Any, args: Any, kwargs: Any) -> Any:
+        x, result = first(args, kwargs), func(*args, **kwargs)
+        (axis,) = (i for i, (a, b) in enumerate(zip(x.shape, result.shape, strict=True)) if a != b)
+        copies = result.shape[axis] // x.shape[axis]
+        if site.function == "repeat_interleave":
+            return torch.cat([x] * copies, axis)
+        return x.unsqueeze(axis + 1).expand(*x.shape[: axis + 1], copies, *x.shape[axis + 1 :]).flatten(axis, axis + 1)
+
+    words = {"repeat_interleave": "the whole axis is repeated, torch repeats each entry"}
+    told = words.get(site.function, "each entry is repeated, torch repeats the whole axis")
+    yield "parts_interleaved", told, fix, other
+
+
 def _detach(site: CallSite) -> Iterator[Variant]:
     yield (
         "gradient_not_stopped",
@@ -216,6 +233,8 @@ def _rotation(site: CallSite) -> Iterator[Variant]:
         f"jnp.{site.function}",
         through(other),
     )
+    if site.function == "sin":
+        yield "sign", "the sine is negated: the rotation goes the other way", "keep torch's sign", after(torch.neg)
     for by in (1.0, -1.0):
         yield (
             "position_offset",
@@ -238,6 +257,7 @@ ARITHMETIC: dict[str, tuple[Maker, ...]] = {
     **dict.fromkeys(("sub", "__isub__"), (_subtraction,)),
     **dict.fromkeys(("mul", "div", "true_divide", "__imul__"), (_product,)),
     **dict.fromkeys(("cat", "concat", "concatenate", "stack"), (_concatenation,)),
+    **dict.fromkeys(("repeat_interleave", "repeat", "tile"), (_repetition,)),
     "detach": (_detach,),
     "median": (_median,),
     **dict.fromkeys(("clamp", "clip", "clamp_min", "clamp_max"), (_clamp,)),

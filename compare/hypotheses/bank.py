@@ -6,15 +6,17 @@ from compare.hypotheses.activations import ACTIVATIONS, activation_knobs
 from compare.hypotheses.arguments import argument_knobs, default_arguments, other_arguments
 from compare.hypotheses.arithmetic import ARITHMETIC
 from compare.hypotheses.edit import CallSite
+from compare.hypotheses.indexing import INDEXING
 from compare.hypotheses.layers import LAYERS
 from compare.hypotheses.norms import NORMS, norm_knobs
 from compare.hypotheses.operands import array_changes, extra_calls, reorderings, scale_knobs
+from compare.hypotheses.parts import part_orders
 from compare.hypotheses.recurrent import RECURRENT
 from compare.hypotheses.variant import Knob, Variant
 
 __all__ = ["FUNCTIONS", "general_variants", "knobs", "scales", "variants"]
 
-_BANK = {**ACTIVATIONS, **NORMS, **LAYERS, **ARITHMETIC, **RECURRENT}
+_BANK = {**ACTIVATIONS, **NORMS, **LAYERS, **ARITHMETIC, **INDEXING, **RECURRENT}
 
 FUNCTIONS = tuple(_BANK)
 """The calls that the bank knows."""
@@ -31,6 +33,7 @@ def variants(site: CallSite) -> Iterator[Variant]:
 def general_variants(site: CallSite) -> Iterator[Variant]:
     """What may go wrong in any call."""
     yield from reorderings(site)
+    yield from part_orders(site)
     yield from extra_calls(site)
     yield from array_changes(site)
 

@@ -1,10 +1,15 @@
 """The arguments of a call by name, and the same call with others."""
 
+import ast
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["Replacement", "given", "with_arguments"]
+import torch
+
+__all__ = ["Replacement", "given", "plain", "renamed", "tensors_of", "with_arguments"]
 
 Replacement = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """``(function, args, kwargs) -> result``: what a call returns instead."""
@@ -32,6 +37,9 @@ _POSITIONS: dict[str, tuple[str, ...]] = {
     "roll": ("input", "shifts", "dims"),
 }
 
+_METHOD = type(torch.Tensor.add)
+_OTHER_DEFAULTS = {"add", "sub", "add_", "sub_"}  # alpha, which scales the second term: a term's own mistake
+
 
 def given(function: str, func: Any, args: Any, kwargs: Any) -> dict[Any, Any]:
     """The arguments of a call, defaults included, by name where that is known, else by place."""
@@ -39,7 +47,28 @@ def given(function: str, func: Any, args: Any, kwargs: Any) -> dict[Any, Any]:
     if bound is not None:
         return {str(name): value for name, value in bound.arguments.items()}
     names = _POSITIONS.get(function, ())
-    return {**{names[i] if i < len(names) else i: arg for i, arg in enumerate(args)}, **kwargs}
+    left = {name: default for name, (place, default) in _documented(func).items() if place >= len(args)}
+    return {**left, **{names[i] if i < len(names) else i: arg for i, arg in enumerate(args)}, **kwargs}
+
+
+@functools.cache
+def _documented(func: Any) -> dict[str, tuple[float, Any]]:
+    """Argument -> place and default (a flag or a number) as the docstring of a function written in C tells them."""
+    name, text = getattr(func, "__name__", ""), getattr(func, "__doc__", "") or ""
+    found = re.search(rf"\b{re.escape(name)}\(([^\n]*?)\) ?->", text)
+    if not found or "[" in found[1] or name in _OTHER_DEFAULTS:
+        return {}
+    method = isinstance(func, _METHOD) and not found[1].startswith(("input", "self"))
+    arguments, place = {}, float(method)
+    for part in found[1].split(","):
+        word, _, default = (piece.strip() for piece in part.partition("="))
+        if word == "*":
+            place = float("inf")
+            continue
+        if default in ("True", "False") or re.fullmatch(r"-?[\d.]+", default):
+            arguments[word] = (place, ast.literal_eval(default))
+        place += 1
+    return arguments
 
 
 def _bound(func: Any, args: Any, kwargs: Any) -> inspect.BoundArguments | None:
@@ -77,3 +106,31 @@ def with_arguments(function: str, changes: Mapping[Any, Any]) -> Replacement:
         return func(*placed, **named)
 
     return replace
+
+
+def tensors_of(node: Any) -> Iterator[torch.Tensor]:
+    """The tensors in arguments or results, in order."""
+    if isinstance(node, torch.Tensor):
+        yield node
+    elif isinstance(node, Mapping):
+        for value in node.values():
+            yield from tensors_of(value)
+    elif isinstance(node, tuple | list):
+        for value in node:
+            yield from tensors_of(value)
+
+
+def renamed(node: Any, tensors: Mapping[int, torch.Tensor]) -> Any:
+    """Arguments with other tensors, by id, in the place of some."""
+    if isinstance(node, torch.Tensor):
+        return tensors.get(id(node), node)
+    if isinstance(node, dict):
+        return {key: renamed(value, tensors) for key, value in node.items()}
+    if type(node) in (tuple, list):
+        return type(node)(renamed(value, tensors) for value in node)
+    return node
+
+
+def plain(arguments: Mapping[str | int, Any]) -> dict[str | int, Any]:
+    """The arguments that are no tensors."""
+    return {key: value for key, value in arguments.items() if not any(True for _ in tensors_of(value))}

@@ -3,19 +3,20 @@
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from compare.hypotheses.call_arguments import Replacement, given
+from compare.hypotheses.call_arguments import Replacement, given, plain, renamed, tensors_of
 from compare.hypotheses.expansion import EXPANSIONS
+from compare.hypotheses.tape import Tape
 from compare.result import Cause
 from compare.structure import flatten, rebuild
 
-__all__ = ["BOUNDARIES", "CallSite", "Calls", "Edit", "Hypothesis", "tensors_of"]
+__all__ = ["BOUNDARIES", "CallSite", "Calls", "Edit", "Hypothesis"]
 
 BOUNDARIES = ("entering", "returning")
 """Not calls of torch, but edges where code between two modules may do something: each is an identity."""
@@ -39,6 +40,7 @@ class CallSite:
         sources: numbers of the calls that returned its tensor arguments, -1 for none.
         repeat: the same call on another array; None where it takes none first.
         redo: what the call returns with an edit in it, on the arrays that it had.
+        returned: how many tensors it returned.
     """
 
     number: int
@@ -54,13 +56,13 @@ class CallSite:
     sources: tuple[int, ...] = ()
     repeat: Callable[[torch.Tensor], Any] | None = None
     redo: Callable[[Replacement | None], Any] | None = None
+    returned: int = 1
 
     @property
     def place(self) -> str:
         """In words: the module, or where there is none, which call it is."""
-        if self.module:
-            return f"in {self.module}"
-        return f"at call {self.ordinal} of {self.function}" if self.function not in BOUNDARIES else ""
+        call = f"at call {self.ordinal} of {self.function}" if self.function not in BOUNDARIES else ""
+        return f"in {self.module}" if self.module else call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,10 +114,11 @@ class Calls(TorchFunctionMode):
     Entering a submodule and returning from the model count as calls, so that an edit can stand there.
 
     Args:
-        model: whose calls these are.
+        model: theirs.
         hypotheses: mistakes that the model is to contain.
         recording: whether to note every call in ``sites``.
         fed: number of an edge of a submodule, in the order of execution, -> arrays that stand there from then on.
+        tape: where to note the calls, edited as they are.
     """
 
     def __init__(
@@ -124,8 +127,10 @@ class Calls(TorchFunctionMode):
         hypotheses: Sequence[Hypothesis] = (),
         recording: bool = False,
         fed: Mapping[int, Sequence[np.ndarray]] | None = None,
+        tape: Tape | None = None,
     ) -> None:
         super().__init__()
+        self._tape = tape
         self.sites: list[CallSite] = []
         self._fed = fed or {}
         self._edge = -1
@@ -170,8 +175,7 @@ class Calls(TorchFunctionMode):
     def _entered(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (self._boundary("entering", args[0]), *args[1:]) if args and _floating(args[0]) else args
 
-    def _begin(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Behind the edge that is compared: what changes here changes inside the module only."""
+    def _begin(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # changes the module's inside only
         return self._entered(args), kwargs
 
     def _leave(self, _module: Any, _args: Any, output: Any) -> Any:
@@ -181,12 +185,14 @@ class Calls(TorchFunctionMode):
     def _feed(self, structure: Any) -> Any:
         """``structure``, or what stands there in its place; code that still holds the old arrays reads the new ones."""
         self._edge += 1
-        if self._edge not in self._fed:
+        if self._edge not in self._fed and self._tape is None:
             return structure
         leaves = {path: leaf for path, leaf in flatten(structure).items() if _floating(leaf)}
+        if self._tape is not None:
+            self._tape.edge([leaf for leaf in leaves.values() if not isinstance(leaf, torch.nn.Parameter)])
         changed = {}
         with torch._C.DisableTorchFunction():
-            for (path, leaf), array in zip(leaves.items(), self._fed[self._edge], strict=False):
+            for (path, leaf), array in zip(leaves.items(), self._fed.get(self._edge, ()), strict=False):
                 if array.shape == tuple(leaf.shape) and not isinstance(leaf, torch.nn.Parameter):
                     value = torch.from_numpy(np.array(array)).to(leaf.dtype)
                     changed[path] = value + (leaf - leaf.detach())  # the gradient goes on as it would
@@ -196,12 +202,14 @@ class Calls(TorchFunctionMode):
 
     def _return(self, _module: Any, _args: Any, output: Any) -> Any:
         leaves = {path: leaf for path, leaf in flatten(output).items() if _floating(leaf)}
+        if self._tape is not None:
+            self._tape.end(output)
         changed = {path: self._boundary("returning", leaf) for path, leaf in leaves.items()}
         return rebuild(output, changed) if changed and self._edits else output
 
     def _boundary(self, kind: str, tensor: torch.Tensor) -> torch.Tensor:
         self._number += 1
-        result: torch.Tensor = self._edited(kind, lambda x: x, (tensor,), {})
+        result: torch.Tensor = self._editing(kind, lambda x: x)(tensor)
         self._note(self._number, kind, (tensor,), {}, result, lambda x: x)
         return result
 
@@ -213,40 +221,58 @@ class Calls(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name in _SILENT:
-            return func(*args, **kwargs)
+            return self._silent(name, func, args, kwargs)
         if self._reads:
-            args, kwargs = _renamed(args, self._reads), _renamed(kwargs, self._reads)
+            args, kwargs = renamed(args, self._reads), renamed(kwargs, self._reads)
         self._number += 1
         number = self._number
         if name in EXPANSIONS and EXPANSIONS[name].fits(*args, **kwargs):
             return self._composite(number, name, func, args, kwargs)
-        result = self._edited(name, func, args, kwargs)
+        call = self._editing(name, func)
+        if self._tape is not None and kwargs.get("inplace"):
+            kwargs = {**kwargs, "inplace": False}  # else the tape would hold what is changed
+        result = call(*args, **kwargs)
+        if self._tape is not None:
+            self._tape.note(number, name, call, args, kwargs, result)
         if not any(True for _ in tensors_of(result)):
             self._number -= 1  # a question about a tensor (its size), not a computation
             return result
         self._note(number, name, args, kwargs, result, func)
         return result
 
+    def _silent(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        if self._tape is None:
+            return func(*args, **kwargs)
+        result = (call := (lambda x: list(x.unbind(0))) if name == "__iter__" else func)(*args, **kwargs)
+        self._tape.note(-1, name, call, args, kwargs, result)
+        return iter(result) if name == "__iter__" else result
+
     def _composite(self, number: int, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         """A call that is made of others: edited as a whole, or else taken apart, so that each part is a call."""
         if number in self._edits:
-            result = self._edited(name, func, args, kwargs)
+            call = self._editing(name, func)
+            result = call(*args, **kwargs)
             self._number += self._edits[number][0].site.span
+            if self._tape is not None:
+                self._tape.note(number, name, call, args, kwargs, result)
             return result
+        start = self._tape.length if self._tape is not None else 0
         super().__enter__()  # the parts are to be seen
         try:
             result = EXPANSIONS[name].compute(*args, **kwargs)
         finally:
             super().__exit__(None, None, None)
+        if self._tape is not None:
+            self._tape.join(start, number, name, func, args, kwargs, result)
         self._note(number, name, args, kwargs, result, func, span=self._number - number)
         return result
 
-    def _edited(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+    def _editing(self, name: str, func: Any) -> Callable[..., Any]:
         for edit in self._edits.get(self._number, ()):
             if edit.site.function != name:
                 continue  # a question about a tensor, which has the number of the next computation
             func = functools.wraps(func)(functools.partial(_replaced, edit.replace, func))
-        return func(*args, **kwargs)
+        return func
 
     def _note(self, number: int, name: str, args: Any, kwargs: Any, result: Any, func: Any, span: int = 0) -> None:
         if not self._recording:
@@ -262,8 +288,9 @@ class Calls(TorchFunctionMode):
             shapes=tuple(tuple(tensor.shape) for tensor in taken),
             scalars=tuple(float(arg) for arg in args if isinstance(arg, int | float) and not isinstance(arg, bool)),
             result=tuple(returned[0].shape) if returned else None,
+            returned=len(returned),
             parameters=tuple(self._names.get(id(tensor), "") for tensor in taken),
-            arguments=_plain(given(name, func, args, kwargs)),
+            arguments=plain(given(name, func, args, kwargs)),
             ordinal=self._counts[module, name],
             span=span,
             sources=tuple(self._made.get(id(tensor), (None, -1))[1] for tensor in taken),
@@ -290,33 +317,6 @@ def _once(name: str) -> bool:
 
 def _replaced(replace: Replacement, func: Any, *args: Any, **kwargs: Any) -> Any:
     return replace(func, args, kwargs)
-
-
-def tensors_of(node: Any) -> Iterator[torch.Tensor]:
-    """The tensors in arguments or results, in order."""
-    if isinstance(node, torch.Tensor):
-        yield node
-    elif isinstance(node, Mapping):
-        for value in node.values():
-            yield from tensors_of(value)
-    elif isinstance(node, tuple | list):
-        for value in node:
-            yield from tensors_of(value)
-
-
-def _renamed(node: Any, tensors: Mapping[int, torch.Tensor]) -> Any:
-    if isinstance(node, torch.Tensor):
-        return tensors.get(id(node), node)
-    if isinstance(node, dict):
-        return {key: _renamed(value, tensors) for key, value in node.items()}
-    if type(node) in (tuple, list):
-        return type(node)(_renamed(value, tensors) for value in node)
-    return node
-
-
-def _plain(arguments: Mapping[str | int, Any]) -> dict[str | int, Any]:
-    """The arguments that are no tensors."""
-    return {key: value for key, value in arguments.items() if not any(True for _ in tensors_of(value))}
 
 
 def _floating(node: Any) -> bool:

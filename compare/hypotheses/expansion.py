@@ -1,10 +1,11 @@
-"""Composite calls taken apart: an attention as the projections, products and softmax that it is made of.
+"""Composite calls taken apart: an attention as projections, products and softmax, a recurrent layer as its steps.
 
-A mistake inside such a call (another scale, heads split otherwise, a softmax over another axis) is then an edit of one
-of its parts, like any other.
+A mistake inside such a call (another scale, heads split otherwise, another function of a gate) is then an edit of one
+of its parts, like any other; of the same part of every step.
 """
 
 import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -105,8 +106,74 @@ def _bound(args: Any, kwargs: Any) -> dict[str, Any]:
     return bound.arguments
 
 
+def _steps(function: str, *args: Any) -> Any:
+    """A whole layer, or several, step by step; as ``torch.lstm`` and ``torch.gru`` take their arguments."""
+    x, initial, weights, biases, layers, _, _, both, batch_first = args
+    states = list(zip(*initial, strict=True)) if function == "lstm" else [(h,) for h in initial]
+    per_layer, last = 4 if biases else 2, []
+    x = x.transpose(0, 1) if batch_first else x
+    for layer in range(layers):
+        directions = []
+        for direction in range(2 if both else 1):
+            number = layer * (2 if both else 1) + direction
+            state, outputs = states[number], []
+            mine = weights[number * per_layer : (number + 1) * per_layer]
+            for step in range(len(x))[:: -1 if direction else 1]:
+                state = _STEPS[function](x[step], *state, *mine)
+                outputs.append(state[0])
+            directions.append(torch.stack(outputs[:: -1 if direction else 1]))
+            last.append(state)
+        x = torch.cat(directions, -1) if both else directions[0]
+    output = x.transpose(0, 1) if batch_first else x
+    return output, *(torch.stack(parts) for parts in zip(*last, strict=True))
+
+
+def _lstm_step(x: Any, h: Any, c: Any, w_x: Any, w_h: Any, b_x: Any = None, b_h: Any = None) -> Any:
+    i, f, g, o = torch.add(F.linear(x, w_x, b_x), F.linear(h, w_h, b_h)).chunk(4, -1)
+    c = torch.add(torch.mul(torch.sigmoid(f), c), torch.mul(torch.sigmoid(i), torch.tanh(g)))
+    return torch.mul(torch.sigmoid(o), torch.tanh(c)), c
+
+
+def _gru_step(x: Any, h: Any, w_x: Any, w_h: Any, b_x: Any = None, b_h: Any = None) -> Any:
+    (a, b, c), (d, e, f) = F.linear(x, w_x, b_x).chunk(3, -1), F.linear(h, w_h, b_h).chunk(3, -1)
+    r, z = torch.sigmoid(torch.add(a, d)), torch.sigmoid(torch.add(b, e))
+    n = torch.tanh(torch.add(c, torch.mul(r, f)))
+    return (torch.add(torch.mul(torch.rsub(z, 1), n), torch.mul(z, h)),)
+
+
+_STEPS: dict[str, Callable[..., Any]] = {"lstm": _lstm_step, "gru": _gru_step}
+
+# More steps than these are too many calls to search, and what goes wrong in a layer goes wrong in every step.
+_MOST_STEPS = 64
+
+
+def _steps_fit(*args: Any, **kwargs: Any) -> bool:
+    if kwargs or len(args) != 9 or (isinstance(args[1], torch.Tensor) and args[1].dim() == 1):
+        return False  # packed sequences
+    x, _, weights, biases, layers, dropout, train, both, batch_first = args
+    turns = layers * (2 if both else 1)
+    whole = x.dim() == 3 and len(weights) == turns * (4 if biases else 2)
+    return whole and not (dropout and train) and turns * x.shape[1 if batch_first else 0] <= _MOST_STEPS
+
+
+def _lstm_cell(x: Any, state: Any, *weights: Any) -> Any:
+    return _lstm_step(x, *state, *weights)
+
+
+def _gru_cell(x: Any, h: Any, *weights: Any) -> Any:
+    return _gru_step(x, h, *weights)[0]
+
+
+def _plain_call(*_args: Any, **kwargs: Any) -> bool:
+    return not kwargs
+
+
 EXPANSIONS: dict[str, Expansion] = {
     "scaled_dot_product_attention": Expansion(_attention, _attention_fits),
     "multi_head_attention_forward": Expansion(_multi_head, _multi_head_fits),
+    "lstm": Expansion(functools.partial(_steps, "lstm"), _steps_fit),
+    "gru": Expansion(functools.partial(_steps, "gru"), _steps_fit),
+    "lstm_cell": Expansion(_lstm_cell, _plain_call),
+    "gru_cell": Expansion(_gru_cell, _plain_call),
 }
 """By name of the call."""

@@ -267,7 +267,9 @@ def scale_knobs(site: CallSite) -> Iterator[Knob]:
 
 def relation(value: float, sizes: Sequence[int]) -> str:
     """What a number is made of, if of the length of an axis: "0.25 = 1/sqrt(16)"."""
-    for n in dict.fromkeys(size for size in sizes if size > 1):
+    lengths = dict.fromkeys(size for size in sizes if size > 1)
+    products = (a * b for a, b in itertools.combinations(lengths, 2))  # heads times their features
+    for n in dict.fromkeys([*lengths, *products]):
         forms = {f"{n}": n, f"1/{n}": 1 / n, f"sqrt({n})": math.sqrt(n), f"1/sqrt({n})": 1 / math.sqrt(n)}
         forms |= {f"{n}/{n - 1}": n / (n - 1), f"{n - 1}/{n}": (n - 1) / n}
         for words, number in forms.items():

@@ -233,7 +233,7 @@ def recomputed(sites: Sequence[CallSite], near: Sequence[CallSite]) -> Iterator[
                 )
 
 
-_PARTS = {"chunk", "split", "__getitem__", "narrow", "tensor_split", "unflatten"}
+_PARTS = {"chunk", "split", "__getitem__", "narrow", "tensor_split", "unflatten", "reshape", "view", "unbind"}
 
 
 def rotary(sites: Sequence[CallSite]) -> Iterator[Hypothesis]:
@@ -241,23 +241,33 @@ def rotary(sites: Sequence[CallSite]) -> Iterator[Hypothesis]:
 
     Queries and keys in the other order of features give the same scores as a rotation of the other pairs.
     """
-    numbered = {site.number: site for site in sites}
-    turned: dict[int, CallSite] = {}
+    taken: dict[int, list[CallSite]] = {}
     for site in sites:
-        source = numbered.get(site.sources[0]) if site.function in ("neg", "__neg__") and site.sources else None
-        while source is not None and source.function in _PARTS and source.sources:
-            source = numbered.get(source.sources[0])
-        if source is not None and source.result:
-            turned[source.number] = source
-    for parts, words in ((-1, "neighbouring features"), (2, "the two halves of the features")):
-        edits = tuple(Edit(site, after(lambda x, parts=parts: _dealt(x, parts))) for site in turned.values())  # type: ignore[misc]
-        if edits:
+        if site.sources:
+            taken.setdefault(site.sources[0], []).append(site)
+    pairs: dict[int, list[CallSite]] = {}  # length of the features -> arrays that are taken apart in two along them
+    for source in sites:
+        size = source.result[-1] if source.result and len(source.result) > 2 else 1
+        if size % 2 == 0 and _in_pairs(size, taken.get(source.number, ())):
+            pairs.setdefault(size, []).append(source)
+    for turned in pairs.values():
+        for parts, words in ((-1, "neighbouring features"), (2, "the two halves of the features")):
+            edits = tuple(Edit(site, after(lambda x, parts=parts: _dealt(x, parts))) for site in turned)  # type: ignore[misc]
             yield Hypothesis(
                 "rotary_interleaved",
                 f"the rotation turns {words} together, torch turns others",
                 "pair the features as torch does",
                 edits,
             )
+
+
+def _in_pairs(size: int, takers: Sequence[CallSite]) -> bool:
+    """Whether an array's last axis is taken apart in two, as halves or as pairs."""
+    parts = [site.result for site in takers if site.function in _PARTS and site.result]
+    halves = [shape for shape in parts if shape[-1] == size // 2]
+    pairs = [shape for shape in parts if shape[-2:] in ((size // 2, 2), (2, size // 2))]
+    several = any(site.function in ("chunk", "split", "tensor_split") for site in takers)
+    return len(halves) > 1 or (several and bool(halves)) or bool(pairs)
 
 
 def _dealt(x: torch.Tensor, parts: int) -> torch.Tensor:

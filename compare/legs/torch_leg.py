@@ -248,6 +248,10 @@ class TorchLeg:
         with self._default_dtype(), self._lifted(), torch.no_grad():
             yield
 
+    def selected(self, returned: Any) -> dict[str, np.ndarray]:
+        """The outputs that are compared, of what the model returned."""
+        return {path: to_numpy(value) for path, value in self._outputs(returned).items()}
+
     def _lifted(self) -> AbstractContextManager[Any]:
         return TorchLift() if self.precision == "float64" else contextlib.nullcontext()
 
