@@ -90,7 +90,7 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
 
     def held(self: Held, arrays: Any, make: Callable[..., None] = Held.__init__) -> None:
         make(self, arrays)
-        kept.note([array for array in self._arrays.values() if array.base is None])  # the user's own are views
+        kept.note([array for array in self.narrow.values() if array.base is None])  # the user's own are views
 
     monkeypatch.setattr(TorchLeg, "run", watched(TorchLeg.run))
     monkeypatch.setattr(FlaxLeg, "run", watched(FlaxLeg.run))
