@@ -20,23 +20,26 @@ class Held(Mapping[str, np.ndarray]):
 
     Args:
         arrays: floating ones are kept in float32: as they are where that is their type, else as copies.
+
+    Attributes:
+        narrow: the arrays as they are kept.
     """
 
     def __init__(self, arrays: Arrays) -> None:
-        self._arrays = {
+        self.narrow = {
             name: array.astype(np.float32, copy=False) if is_floating(array) else array
             for name, array in arrays.items()
         }
 
     def __getitem__(self, name: str) -> np.ndarray:
-        array = self._arrays[name]
+        array = self.narrow[name]
         return array.astype(np.float64) if is_floating(array) else array
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
+        return iter(self.narrow)
 
     def __len__(self) -> int:
-        return len(self._arrays)
+        return len(self.narrow)
 
 
 class Scaled(Mapping[str, np.ndarray]):

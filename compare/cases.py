@@ -86,16 +86,16 @@ def _cases(port: Port, torch64: TorchLeg) -> Iterator[Case]:
     # Whatever differs only at ties and exact zeros must show as that, in the user's own inputs too.
     moved = moved_off_ties(call, frozen, port.seed + 3) if ties else call
     yield Case("given weights, given inputs", given, call, aside=ties)
+    large = torch64.large
     if ties:
-        yield Case("given weights, given inputs moved off ties", given, moved)
+        yield Case("given weights, given inputs moved off ties", given, moved, forward_only=large)
         yield Case("redrawn weights, given inputs moved off ties", redrawn, moved)
     if any(not np.array_equal(given[name], redrawn[name]) for name in given):
-        yield Case("redrawn weights, given inputs", redrawn, call, aside=ties)
+        yield Case("redrawn weights, given inputs", redrawn, call, aside=ties, forward_only=large and bool(ties))
     far = Case("redrawn weights", redrawn, moved)
     if not isinstance(port.inputs, Inputs) or callable(port.inputs.flax):
         free = free_inputs(call, frozen)
         ranges = Ranges(port.ranges or {}, _tried(torch64.lookups, far) or {})
-        large = torch64.large
         for name, probe, aside in probes(call, free, ranges, port.seed + 2):
             cancels = name in CANCELLING
             name = f"redrawn weights, {name}"

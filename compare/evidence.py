@@ -147,16 +147,8 @@ def gather(
     refused: dict[str, str] = {}
     broken: list[tuple[Case, str]] = []
     for number, case in enumerate(cases):
-        case_seed = seed + 100 * number
         try:
-            case, reference = _reference(legs.torch64, case, mode, case_seed)
-            moved = moved_by_rounding(legs.torch64, case, reference, case_seed)
-            if number == 0:
-                _expect_real(reference)
-                _expect_repeatable(reference, legs.torch64.run(dataclasses.replace(case, cotangents={})), mode)
-            legs.torch64.unload()
-            torch32, error32 = working_precision(legs.torch32, case, reference, case_seed)
-            legs.torch32.unload()
+            item = _by_torch(legs, case, mode, seed + 100 * number, first=number == 0)
         except (UsageError, UnseenMaskError):
             raise
         except Exception as error:
@@ -164,26 +156,11 @@ def gather(
                 raise UsageError(f"the torch model does not take these inputs: {sentence_of(error)}") from error
             refused[case.name] = sentence_of(error)
             continue
-        numpy_sees_it = legs.numpy is not None and (legs.numpy.remakes or case.name.startswith("given weights"))
+        case = item.case
         try:
-            flax32: Run | None = None
-            gradients32: dict[str, Leaf] = {}
-            if not case.forward_only:
-                judged = functools.partial(flax_in_working_precision, reference=reference, error32=error32)
-                flax32, gradients32 = _run("flax", functools.partial(judged, legs.flax32), case)
-            item = Evidence(
-                case=case,
-                reference=reference,
-                moved=moved,
-                flax=_run("flax", legs.flax64.run, case),
-                numpy=_run("numpy", legs.numpy.run, case) if legs.numpy is not None and numpy_sees_it else None,
-                torch32=torch32,
-                error32=error32,
-                flax32=flax32,
-                gradients32=gradients32,
-            )
+            item = _by_the_port(legs, item)
             evidence.append(keep(item))
-            del item, reference  # not kept while the next case runs
+            del item  # not kept while the next case runs
             give_back()
             if enough(evidence[-1]):
                 break
@@ -196,6 +173,32 @@ def gather(
                 raise
             broken.append((case, str(error)))
     return Gathered(tuple(evidence), refused, tuple(broken))
+
+
+def _by_torch(legs: Legs, case: Case, mode: str, seed: int, first: bool) -> Evidence:
+    """All that torch says about a case; what Flax says is not there yet."""
+    case, reference = _reference(legs.torch64, case, mode, seed)
+    if first:
+        _expect_real(reference)
+        _expect_repeatable(reference, legs.torch64.run(dataclasses.replace(case, cotangents={})), mode)
+    moved = moved_by_rounding(legs.torch64, case, reference, seed)
+    legs.torch64.unload()
+    torch32, error32 = working_precision(legs.torch32, case, reference, seed)
+    legs.torch32.unload()
+    return Evidence(case, reference, moved, Run(outputs={}), torch32=torch32, error32=error32)
+
+
+def _by_the_port(legs: Legs, item: Evidence) -> Evidence:
+    """``item`` with what Flax and NumPy say."""
+    case, numpy = item.case, legs.numpy
+    if not case.forward_only:
+        judged = functools.partial(flax_in_working_precision, reference=item.reference, error32=item.error32)
+        flax32, gradients32 = _run("flax", functools.partial(judged, legs.flax32), case)
+        item = dataclasses.replace(item, flax32=flax32, gradients32=gradients32)
+    item = dataclasses.replace(item, flax=_run("flax", legs.flax64.run, case))
+    if numpy is not None and (numpy.remakes or case.name.startswith("given weights")):
+        item = dataclasses.replace(item, numpy=_run("numpy", numpy.run, case))
+    return item
 
 
 def restored(legs: Legs, item: Evidence) -> Evidence:

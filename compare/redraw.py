@@ -14,6 +14,8 @@ from compare.weights import TorchLeaf, torch_leaves
 
 __all__ = ["given_weights", "redraw_weights"]
 
+_MANY = 2**20
+
 
 def given_weights(model: torch.nn.Module) -> Held:
     """Parameters and buffers of ``model`` by name, floating ones as float64; float32 ones are not copied."""
@@ -53,7 +55,8 @@ def _redraw(
 ) -> np.ndarray:
     if not is_floating(array) or array.size == 0:
         return array
-    normal = random.standard_normal(array.shape)
+    # What float32 holds in the end need not be drawn more exactly where it takes long.
+    normal = random.standard_normal(array.shape, np.float32 if array.size >= _MANY else np.float64)
     if not leaf.parameter:
         kind = leaf.name.rpartition(".")[2]
         if kind == "running_var":

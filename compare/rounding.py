@@ -22,7 +22,7 @@ __all__ = ["PERTURBED_RUNS", "flax_in_working_precision", "moved_by_rounding", "
 
 # Perturbed runs of the reference: with three the largest of them reaches half of the true spread nine times in ten,
 # which the factors of the verdict cover. Where few numbers are moved all of them may miss the sensitive direction;
-# there more runs cost nothing; of a large model, whose every array is the largest of many, two are enough.
+# there more runs cost nothing; of a large model, whose arrays' spread is the largest of many numbers, two are enough.
 PERTURBED_RUNS = 3
 _PERTURBED_RUNS_IF_SMALL = 8
 _SMALL = 1000
@@ -30,7 +30,9 @@ _SMALL = 1000
 
 def moved_by_rounding(torch64: TorchLeg, case: Case, reference: Run, seed: int) -> Run:
     """How far a rounding of weights, inputs and module outputs moves each array of the reference."""
-    runs = _PERTURBED_RUNS_IF_SMALL if torch64.size < _SMALL else PERTURBED_RUNS - torch64.large
+    runs = _PERTURBED_RUNS_IF_SMALL if torch64.size < _SMALL else PERTURBED_RUNS
+    if torch64.large:
+        runs = 1 if case.forward_only else 2
     perturbed = (functools.partial(_reduced, torch64, case, perturbation=seed + k) for k in range(runs))
     return spreads(reference, perturbed, "float64")
 
@@ -57,7 +59,8 @@ def working_precision(
         return found
 
     try:
-        runs = (functools.partial(run, perturbation=k) for k in (None, seed, seed + 1))
+        perturbations = (None, seed) if torch32.large else (None, seed, seed + 1)
+        runs = (functools.partial(run, perturbation=k) for k in perturbations)
         error = spreads(reference, runs, "float32")
     except Exception:  # torch has no kernel for some operations in 16 bits; then there is no accuracy to compare with
         if torch32.low is None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from compare.case_weights import Held
 from compare.legs.dtypes import narrow_dtype, shared_16_bit_type, wide
 from compare.legs.flax_dropout import replay_in_flax
 from compare.legs.flax_function import FlaxFunction
@@ -172,8 +173,10 @@ class FlaxLeg:
         )
         parameters: dict[str, Any] = {}
         others: dict[str, Any] = {}
+        narrow = self.precision == "float32" and isinstance(case.weights, Held)
+        weights = case.weights.narrow if narrow else case.weights  # type: ignore[attr-defined]  # of a Held
         # One by one, so that only the device's arrays are all there at once.
-        for path, leaf in itertools.chain(self.mapping.flax_leaves(case.weights), self.function.leaves.items()):
+        for path, leaf in itertools.chain(self.mapping.flax_leaves(weights), self.function.leaves.items()):
             if kinds[path] != "parameter":
                 others.setdefault(path, self._cast(leaf, own[path]))
             elif path not in parameters:

@@ -1,4 +1,4 @@
-"""Memory that was let go of, given back to the system.
+"""Parameters that hold nothing, and memory that was let go of, given back to the system.
 
 The C library keeps what lay in its heap between arrays that live on. After a leg has run that is as much as the model.
 """
@@ -8,7 +8,9 @@ import functools
 import sys
 from collections.abc import Callable
 
-__all__ = ["give_back"]
+import torch
+
+__all__ = ["give_back", "hollow", "is_hollow"]
 
 
 def give_back() -> None:
@@ -24,3 +26,14 @@ def _trim() -> Callable[[int], object]:
         except (OSError, AttributeError):  # another C library than glibc
             pass
     return lambda _: None
+
+
+def hollow(parameter: torch.nn.Parameter, dtype: torch.dtype | None = None) -> torch.nn.Parameter:
+    """A parameter of the same shape that stands on a single number."""
+    single = torch.zeros((), dtype=dtype or parameter.dtype)
+    return torch.nn.Parameter(single.expand(parameter.shape), parameter.requires_grad)
+
+
+def is_hollow(tensor: torch.Tensor) -> bool:
+    """Whether there is less memory than numbers."""
+    return tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize

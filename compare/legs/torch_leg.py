@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from compare.case_weights import Held
 from compare.legs.dropout import TorchMasks
 from compare.legs.dtypes import shared_16_bit_type
 from compare.legs.lookups import Lookup, Lookups
-from compare.legs.memory import give_back
+from compare.legs.memory import give_back, hollow, is_hollow
 from compare.legs.noise import Noise
 from compare.legs.run import Case, Reduce, Run
 from compare.legs.scores import Scores
@@ -62,7 +63,7 @@ class TorchLeg:
         self.mode = mode
         self.select = select
         self.loss = loss
-        own = copy.deepcopy(model, {id(p): _hollow(p) for p in model.parameters() if type(p) is torch.nn.Parameter})
+        own = copy.deepcopy(model, {id(p): hollow(p) for p in model.parameters() if type(p) is torch.nn.Parameter})
         own = own.cpu()
         # The working precision is the one that the model holds; a model in float64 is used in float32 by its port.
         self.low = shared_16_bit_type([p.dtype for p in own.parameters()]) if precision == "float32" else None
@@ -70,7 +71,7 @@ class TorchLeg:
             raise_plain_tensors(own, self.dtype)
             for parameter in own.parameters():
                 if parameter.is_floating_point():
-                    parameter.data = _hollow(parameter, self.dtype).data
+                    parameter.data = hollow(parameter, self.dtype).data
             own = own.to(self.dtype)
         self.model = own.train(mode == "train")
         self._parameters = dict(self.model.named_parameters())
@@ -149,7 +150,7 @@ class TorchLeg:
         """Lets go of all weights, until the next run."""
         self._loaded = None
         for parameter in self._parameters.values():
-            parameter.data, parameter.grad = _hollow(parameter).data, None
+            parameter.data, parameter.grad = hollow(parameter).data, None
         give_back()
 
     def driven(self, case: Case, size: float) -> dict[str, float]:
@@ -202,9 +203,9 @@ class TorchLeg:
         self._loaded = weights if noise is None else None
         with torch.no_grad():
             for name, tensor in (self._buffers if kept else self._parameters | self._buffers).items():
-                if _is_hollow(tensor):
+                if is_hollow(tensor):
                     tensor.data = torch.empty(tensor.shape, dtype=tensor.dtype)
-                array = weights[name]
+                array = weights.narrow[name] if isinstance(weights, Held) else weights[name]
                 tensor.copy_(torch.from_numpy(array if array.flags.writeable else array.copy()))
                 if noise is not None:
                     noise.move(tensor)
@@ -232,14 +233,22 @@ class TorchLeg:
         nothing = contextlib.nullcontext()
         masks = TorchMasks(replay=case.masks) if self.mode == "train" else nothing
         # What the backward pass reads is moved too: where a tanh saturates, its derivative is nothing but rounding.
-        # What is kept is not the tensor itself, which may be the output and would keep its whole graph for ever.
-        moved = saved_tensors_hooks(torch.Tensor.detach, noise) if noise and case.cotangents else nothing
+        moved = self._moved_backward(noise) if noise and case.cotangents else nothing
         try:
             with self._default_dtype(), self._lifted(), masks, moved:
                 yield
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _moved_backward(self, noise: Noise) -> AbstractContextManager[Any]:
+        parameters = set(map(_place, self._parameters.values()))
+
+        def kept(saved: torch.Tensor) -> tuple[torch.Tensor, bool]:
+            # Not the tensor itself, which may be the output and would keep its whole graph for ever.
+            return saved.detach(), _place(saved) in parameters  # moved already
+
+        return saved_tensors_hooks(kept, lambda saved: saved[0] if saved[1] else noise(saved[0]))
 
     @contextlib.contextmanager
     def calling(self, case: Case) -> Iterator[None]:
@@ -315,14 +324,8 @@ class TorchLeg:
         return found
 
 
-def _hollow(parameter: torch.nn.Parameter, dtype: torch.dtype | None = None) -> torch.nn.Parameter:
-    """A parameter of the same shape that stands on a single number."""
-    single = torch.zeros((), dtype=dtype or parameter.dtype)
-    return torch.nn.Parameter(single.expand(parameter.shape), parameter.requires_grad)
-
-
-def _is_hollow(tensor: torch.Tensor) -> bool:
-    return tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize
+def _place(tensor: torch.Tensor) -> int | None:
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else None
 
 
 def _move(output: Any, noise: Noise) -> Any:
