@@ -14,7 +14,7 @@ from compare.hypotheses.edit import CallSite, Edit, Hypothesis
 from compare.hypotheses.gradients import gradient_changes
 from compare.hypotheses.loops import again, phases
 from compare.hypotheses.operands import relation
-from compare.hypotheses.partial import differing_block, partial
+from compare.hypotheses.partial import partial
 from compare.hypotheses.parts import taken_apart
 from compare.hypotheses.rewiring import exchanges, moves, other_arrays, recomputed, rotary
 from compare.hypotheses.shared import same_axes, same_numbers
@@ -101,8 +101,8 @@ class Search:
         yield self._solved(near, scales)
         yield recomputed(sites, near)
         yield _everywhere(near, general_variants)
-        blocks = [differing_block(*pair, self._allowed) for pair in examiner.arrays(self.state)]
-        yield itertools.chain.from_iterable(partial(near, block) for block in blocks[:1] if block)
+        apart = examiner.arrays(self.state)[:1]
+        yield itertools.chain.from_iterable(partial(near, *pair, self._allowed) for pair in apart)
         yield self._pairs(near)
 
     def _pairs(self, near: Sequence[CallSite]) -> Iterator[Hypothesis]:

@@ -119,7 +119,7 @@ def _own(site: CallSite, busy: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def _moved(site: CallSite, target: CallSite, owner: tuple[str, ...]) -> Iterator[Hypothesis]:
-    kind = "norm" if site.function in _NORMS else "activation" if len(site.shapes) == 1 else "call"
+    kind = "norm" if site.function in _NORMS else "activation" if not site.scalars and len(site.shapes) == 1 else "call"
     repeat = site.repeat
     assert repeat is not None
     gone = Edit(site, identity)
