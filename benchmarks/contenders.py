@@ -15,12 +15,13 @@ from flax import nnx
 import fcjax
 from benchmarks.rounds import Turn, missing
 from fcjax.epoch import Arrays, Plan, train_segment
+from fcjax.optimizers import make_optimizer
 from fcjax.parallel import make_parallel
 from fcjax.precision import Policy
 from fcjax.train_state import create_state
 from fcjax.train_step import Learner
 
-__all__ = ["Work", "a3", "a4", "fcjax_turn", "jax_loops", "torch_loops"]
+__all__ = ["Work", "a3", "a4", "fcjax_turn", "jax_loops", "mlp", "torch_loops"]
 
 RATE = 1e-3
 
@@ -30,18 +31,20 @@ class Work:
     """What is trained on what.
 
     Args:
-        name: "A3", the classifier of 28x28 images, or "A4", the regressor of tables.
+        name: "A3", the classifier of 28x28 images, "A4", the regressor of tables, or "MLP", a regressor of any sizes.
         inputs, targets: as stored.
         mean, std: of the inputs, for scaling.
         dropout: rate of A3's dropout.
+        sizes: of the MLP, inputs and outputs included.
     """
 
-    name: Literal["A3", "A4"]
+    name: Literal["A3", "A4", "MLP"]
     inputs: np.ndarray
     targets: np.ndarray
     mean: float
     std: float
     dropout: float = 0.2
+    sizes: tuple[int, ...] = ()
 
     @property
     def classifies(self) -> bool:
@@ -53,6 +56,8 @@ class Work:
         rngs = nnx.Rngs(0)
         if self.classifies:
             return fcjax.MNISTClassifier(dropout=self.dropout, rngs=rngs)
+        if self.name == "MLP":
+            return fcjax.MLP(self.sizes, rngs=rngs)
         return fcjax.Regressor(self.inputs.shape[1], rngs=rngs)
 
     def torch_model(self) -> Any:
@@ -66,6 +71,8 @@ class Work:
             model = torch_models.MNISTClassifier()
             model.dropout.p = self.dropout
             return model
+        if self.name == "MLP":
+            raise ValueError("contenders: the MLP is measured on its own, without PyTorch beside it")
         return torch_models.Regressor(self.inputs.shape[1])
 
 
@@ -85,20 +92,31 @@ def a4(samples: int, features: int = 8) -> Work:
     return Work("A4", table, target.astype(np.float32), 0.0, 1.0)
 
 
+def mlp(sizes: tuple[int, ...], samples: int) -> Work:
+    """A net of any sizes, which learns to repeat its first inputs."""
+    inputs = np.random.default_rng(0).standard_normal((samples, sizes[0]), np.float32)
+    return Work("MLP", inputs, np.ascontiguousarray(inputs[:, : sizes[-1]]), 0.0, 1.0, sizes=sizes)
+
+
 def fcjax_turn(
-    work: Work, batch_size: int, strategy: str = "pmap", precision: str = "float32", replicas: int = 1
+    work: Work,
+    batch_size: int,
+    strategy: str = "pmap",
+    precision: str = "float32",
+    replicas: int = 1,
+    optimizer: str = "adam",
 ) -> Turn:
     """A whole pass as one compiled program, data resident as stored."""
     parallel = make_parallel(strategy)
-    optimizer = optax.adam(RATE)
-    states = [create_state(work.flax_model(), optimizer, seed=seed) for seed in range(replicas)]
+    rule = make_optimizer(optimizer, RATE)
+    states = [create_state(work.flax_model(), rule, seed=seed) for seed in range(replicas)]
     state = states[0][1] if replicas == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *(s for _, s in states))
     scaling = fcjax.Scaling(np.array(work.mean, np.float32), np.array(work.std, np.float32))
     learner = Learner(
         states[0][0],
         "classification" if work.classifies else "regression",
         fcjax.negative_log_likelihood if work.classifies else fcjax.squared_error,
-        optimizer,
+        rule,
         scaling,
         axis_name=parallel.axis_name,
         policy=Policy(precision),

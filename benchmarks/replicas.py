@@ -1,17 +1,16 @@
 """K replicas at once against K runs in turn, in fcjax and in PyTorch.
 
-    python -m benchmarks.replicas [--counts 1 4 16] [--model A4] [--batch-size 128] [--samples 10000] [--rounds 3]
+    python -m benchmarks.replicas [--counts 1 4 16 64] [--model A4] [--batch-size 128] [--samples 10000] [--rounds 3]
 
 One program trains K networks (``vmap`` inside ``pmap``); in turn, the program of one network runs K times. PyTorch's
 side is ``torch.func.vmap`` over the gradient with Adam written out, and its own loop K times.
 """
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks.contenders import RATE, Work, a3, a4, fcjax_turn, torch_loops
-from benchmarks.rounds import Turn, machine, missing, ratio, take_turns
+from benchmarks.rounds import Row, Turn, machine, missing, options, ratio, save, take_turns
 
 __all__ = ["main", "torch_replicas"]
 
@@ -71,8 +70,8 @@ def torch_replicas(work: Work, batch_size: int, count: int) -> Turn:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the benchmark and prints its table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--counts", type=int, nargs="+", default=[1, 4, 16])
+    parser = options(__doc__)
+    parser.add_argument("--counts", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--model", default="A4", choices=["A3", "A4"])
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--samples", type=int, default=10_000)
@@ -94,11 +93,28 @@ def main(arguments: list[str] | None = None) -> None:
             missing("PyTorch", error)
         measured = take_turns(turns, chosen.rounds)
         ours = measured["fcjax, at once"]
-        rows = [
-            f"{name} {found.median:.2f} s ({ratio(ours, found):.2f}x ours, loss {found.figure:.3f})"
-            for name, found in measured.items()
-        ]
-        print(f"  {work.name}, K = {count}: " + "; ".join(rows), flush=True)
+        rows: list[Row] = []
+        print(f"  {work.name}, K = {count}", flush=True)
+        for name, found in measured.items():
+            rate = count * len(work.inputs) / found.median
+            print(
+                f"    {name:26}{found.median:8.2f} s {rate:12,.0f} samples/s, {ratio(ours, found):6.2f} times ours at "
+                f"once, loss {found.figure:.3f}",
+                flush=True,
+            )
+            rows.append(
+                {
+                    "model": work.name,
+                    "batch_size": chosen.batch_size,
+                    "replicas": count,
+                    "contender": name,
+                    "seconds": found.median,
+                    "samples_per_second": rate,
+                    "times_ours": ratio(ours, found),
+                    "loss": found.figure,
+                }
+            )
+        save(chosen.json, "replicas", rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Contenders that take turns (A B C, A B C, ...): a machine that slows down slows all of them alike."""
 
+import argparse
 import gc
+import json
 import os
 import platform
 import statistics
@@ -8,11 +10,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
-__all__ = ["Measured", "Turn", "machine", "missing", "rates_table", "ratio", "take_turns"]
+__all__ = ["Measured", "Row", "Turn", "machine", "missing", "options", "rates_table", "ratio", "save", "take_turns"]
 
 Turn = Callable[[], float]
 """One turn of a contender; returns a figure (a loss) by which it can be seen that all do the same work."""
+
+# Seconds between turns: threads of the contender before go on spinning for a while, on the cores of the next.
+REST = 0.3
+
+Row = dict[str, Any]
+"""One measured figure with what it belongs to, as plain JSON values."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ def take_turns(turns: Mapping[str, Turn], rounds: int) -> dict[str, Measured]:
     for number in range(rounds + 1):
         for name, turn in turns.items():
             gc.collect()
+            time.sleep(REST)
             started = time.perf_counter()
             figures[name] = turn()
             if number:
@@ -92,3 +103,20 @@ def missing(what: str, error: Exception | str) -> None:
     """Says that a contender is left out, and why."""
     reason = error if isinstance(error, str) else f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     print(f"  {what} is left out: {reason}")
+
+
+def options(about: str | None) -> argparse.ArgumentParser:
+    """A benchmark's parser: its docstring is the help, and ``--json`` keeps what it measures."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="append every figure to this file, one JSON object a line")
+    return parser
+
+
+def save(path: Path | None, benchmark: str, rows: list[Row]) -> None:
+    """Appends ``rows``, each with the benchmark's name and the machine, to the file of ``--json``, if there is one."""
+    if path is None:
+        return
+    common = {"benchmark": benchmark, "machine": machine()}
+    with path.open("a", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(common | row) + "\n")

@@ -7,12 +7,11 @@ compilation is left out. Ratios are medians over rounds, to the best PyTorch loo
 the last pass, which shows that all do the same work.
 """
 
-import argparse
 import math
 import statistics
 
 from benchmarks.contenders import Work, a3, a4, fcjax_turn, jax_loops, torch_loops
-from benchmarks.rounds import Measured, Turn, machine, missing, rates_table, take_turns
+from benchmarks.rounds import Measured, Row, Turn, machine, missing, options, rates_table, ratio, save, take_turns
 
 __all__ = ["compare_training", "main", "same_work"]
 
@@ -39,8 +38,8 @@ def same_work(measured: dict[str, Measured]) -> list[str]:
     return [name for name, found in measured.items() if not math.isclose(found.figure, middle, rel_tol=0.2)]
 
 
-def compare_training(work: Work, batch_size: int, rounds: int, compiled: bool) -> dict[str, Measured]:
-    """Measures and prints one table."""
+def compare_training(work: Work, batch_size: int, rounds: int, compiled: bool) -> list[Row]:
+    """Measures and prints one table; its rows."""
     print(f"{work.name}, batch {batch_size}, dropout {work.dropout if work.classifies else 0}", flush=True)
     turns = contenders(work, batch_size, compiled)
     try:
@@ -52,14 +51,28 @@ def compare_training(work: Work, batch_size: int, rounds: int, compiled: bool) -
         return compare_training(work, batch_size, rounds, compiled=False)
     best = min((name for name in measured if name.startswith("torch")), key=lambda n: measured[n].median, default=None)
     print(rates_table(measured, len(work.inputs), "samples", best), flush=True)
-    for name in same_work(measured):
+    different = same_work(measured)
+    for name in different:
         print(f"  {name}: its loss is not the others'; its speed says nothing")
-    return measured
+    return [
+        {
+            "model": work.name,
+            "batch_size": batch_size,
+            "contender": name,
+            "samples_per_second": len(work.inputs) / found.median,
+            "lowest": len(work.inputs) / max(found.seconds),
+            "highest": len(work.inputs) / min(found.seconds),
+            "times_best_torch": None if best is None else ratio(found, measured[best]),
+            "loss": found.figure,
+            "same_work": name not in different,
+        }
+        for name, found in measured.items()
+    ]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the benchmark and prints its tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--models", nargs="+", default=["A3", "A4"], choices=["A3", "A4"])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128, 1024, 8192])
     parser.add_argument("--samples", type=int, default=20_000)
@@ -70,7 +83,8 @@ def main(arguments: list[str] | None = None) -> None:
     for name in chosen.models:
         work = {"A3": a3, "A4": a4}[name](chosen.samples)
         for batch_size in chosen.batch_sizes:
-            compare_training(work, batch_size, chosen.rounds, not chosen.no_compile)
+            rows = compare_training(work, batch_size, chosen.rounds, not chosen.no_compile)
+            save(chosen.json, "training", rows)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from compare.case_weights import Scaled
 from compare.legs.run import TIES, Case
 from compare.legs.torch_leg import TorchLeg
 from compare.port import Port
@@ -94,11 +95,13 @@ def _cases(port: Port, torch64: TorchLeg) -> Iterator[Case]:
     if not isinstance(port.inputs, Inputs) or callable(port.inputs.flax):
         free = free_inputs(call, frozen)
         ranges = Ranges(port.ranges or {}, _tried(torch64.lookups, far) or {})
+        large = torch64.large
         for name, probe, aside in probes(call, free, ranges, port.seed + 2):
             cancels = name in CANCELLING
-            yield Case(f"redrawn weights, {name}", redrawn, probe, aside=aside, cancels=cancels)
+            name = f"redrawn weights, {name}"
+            yield Case(name, redrawn, probe, aside=aside, cancels=cancels, forward_only=large)
         scaled = _scaled(
-            dataclasses.replace(far, name="redrawn weights, inputs for large outputs"),
+            dataclasses.replace(far, name="redrawn weights, inputs for large outputs", forward_only=large),
             free_inputs(moved, frozen),
             lambda case: _largest(torch64.outputs(case, port.seed)),
         )
@@ -135,16 +138,18 @@ def _driven(case: Case, torch64: TorchLeg) -> Iterator[Case]:
         if found is None:
             return
         aside = f"where layers return values of {size:g}" if size == _FAR_DRIVE else ""
-        yield dataclasses.replace(found, aside=aside)
+        yield dataclasses.replace(found, aside=aside, forward_only=torch64.large)
         del found  # not kept while the next ones are made
 
 
 def _drive(case: Case, torch64: TorchLeg, size: float) -> Case | None:
-    weights = _tried(lambda case: torch64.driven(case, size), case)
-    if weights is None or not all(np.isfinite(array).all() for array in weights.values()):
+    factors = _tried(lambda case: torch64.driven(case, size), case)
+    if factors is None:
         return None
-    exact_weights = {name: exact(array) for name, array in weights.items()}
-    return Case(f"weights for layer outputs of {size:.3g}", exact_weights, case.call, driven=True)
+    weights = Scaled(case.weights, factors)
+    if not all(np.isfinite(weights[name]).all() for name in factors):
+        return None
+    return Case(f"weights for layer outputs of {size:.3g}", weights, case.call, driven=True)
 
 
 def _other_sizes(case: Case, frozen: frozenset[str], ranges: Ranges, torch64: TorchLeg, seed: int) -> Iterator[Case]:

@@ -2,11 +2,9 @@
 
 import dataclasses
 import functools
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import torch
 
@@ -16,9 +14,11 @@ from compare.checks.gradients import check_gradients, gradient_flow
 from compare.checks.outputs import beside_caches, check_outputs, with_broken
 from compare.checks.parameters import can_run, check_parameters, check_weights, count_parameters, undecided
 from compare.checks.precision import check_precision, float32_errors
+from compare.checks.sameness import same
 from compare.checks.statistics import check_statistics
 from compare.concessions import concede
 from compare.condensing import condensed
+from compare.constants import allow_for_constants
 from compare.diagnose import Diagnosis, diagnose, trace_places
 from compare.evidence import Evidence, Gathered, LegError, Legs, gather, sentence_of
 from compare.execution import call_orders
@@ -38,6 +38,7 @@ from compare.precision_place import precision_place
 from compare.profile import gradient_norms, layer_errors, worst_array
 from compare.redraw import given_weights, redraw_weights
 from compare.result import Cause, CheckResult, Report, UsageError
+from compare.settings import settings
 from compare.settling import settle
 from compare.structure import Call, Inputs, as_call
 from compare.verdict import largest_relative
@@ -106,10 +107,10 @@ def _report(port: Port) -> Report:
         results.append(CheckResult("outputs", "skipped", f"nothing was run: {hint}"))
     else:
         try:
-            keep = (lambda item: item) if port.profile else condensed  # whose layers are traced, needs its gradients
-            gathered = gather(legs, make_cases(port, legs.torch64), port.mode, port.seed, keep)
-            gathered, idle = _exercised(port, legs, gathered)
-            if not port.strict:
+            keep, enough = functools.partial(_kept, legs, mapping, port), functools.partial(_enough, legs)
+            gathered = gather(legs, make_cases(port, legs.torch64), port.mode, port.seed, keep, enough)
+            gathered, idle = _exercised(port, legs, gathered, keep)
+            if not (port.strict or legs.torch64.large):
                 gathered = dataclasses.replace(
                     gathered, evidence=concede(legs, mapping, port.torch_model, gathered.evidence)
                 )
@@ -127,7 +128,7 @@ def _report(port: Port) -> Report:
     evidence = gathered.evidence
     diagnosis = _masks(legs, port, mismatch) if mismatch is not None else _diagnosis(legs, mapping, evidence, port)
     if any(result.name == "precision" and result.status in ("failed", "noted") for result in results):
-        found = (*_precision_causes(port, mapping, evidence), *low_precision_causes(legs.flax64))
+        found = (*_precision_causes(port, legs, mapping, evidence), *low_precision_causes(legs.flax64))
         worse = [item for item in evidence if check_precision([item], same_function=True).status == "failed"]
         place = diagnosis.divergence or precision_place(legs, mapping, worse)
         diagnosis = dataclasses.replace(diagnosis, divergence=place, causes=(*diagnosis.causes, *found))
@@ -141,7 +142,7 @@ def _report(port: Port) -> Report:
         first_divergence=diagnosis.divergence,
         causes=diagnosis.causes,
         numbers={"parameters": counts, **_numbers(results, evidence)},
-        settings=_settings(port, legs, gathered.refused, diagnosis.note),
+        settings=settings(port, legs, gathered.refused, diagnosis.note),
         layers=layer_errors(diagnosis.places),
         worst_array=worst_array(evidence),
         gradient_norms=gradient_norms(evidence[0]) if evidence else {},
@@ -169,7 +170,9 @@ def _mapping(port: Port, function: FlaxFunction, legs: Legs) -> WeightMapping:
 _MOST_REDRAWS = 3
 
 
-def _exercised(port: Port, legs: Legs, gathered: Gathered) -> tuple[Gathered, list[str]]:
+def _exercised(
+    port: Port, legs: Legs, gathered: Gathered, keep: Callable[[Evidence], Evidence]
+) -> tuple[Gathered, list[str]]:
     """The evidence, on further weights where something was never exercised, and what still was not."""
     idle = unexercised(gathered.evidence, legs.torch64)
     for k in range(1, _MOST_REDRAWS + 1):
@@ -177,10 +180,22 @@ def _exercised(port: Port, legs: Legs, gathered: Gathered) -> tuple[Gathered, li
             break
         again = redraw_weights(port.torch_model, port.seed + 1000 * k)
         case = Case(f"weights redrawn again ({k})", again, gathered.evidence[-1].case.call)
-        more = gather(legs, [case], port.mode, port.seed + 1000 * k, condensed)
+        more = gather(legs, [case], port.mode, port.seed + 1000 * k, keep)
         gathered = dataclasses.replace(gathered, evidence=gathered.evidence + more.evidence)
         idle = unexercised(gathered.evidence, legs.torch64)
     return gathered, idle
+
+
+def _kept(legs: Legs, mapping: WeightMapping, port: Port, item: Evidence) -> Evidence:
+    item = condensed(allow_for_constants(legs, item))
+    if legs.torch64.large and not port.strict:  # at once, since a difference ends the check
+        (item,) = concede(legs, mapping, port.torch_model, [item])
+    return item
+
+
+def _enough(legs: Legs, item: Evidence) -> bool:
+    """Whether a large model differs: what other cases add to that takes too long."""
+    return legs.torch64.large and not item.case.aside and not same(item)
 
 
 def _in_evaluation(port: Port, reason: str) -> Report:
@@ -206,14 +221,16 @@ def _diagnosis(legs: Legs, mapping: WeightMapping, evidence: tuple[Evidence, ...
         return Diagnosis(None, note=f"the search for the place and the cause broke off: {sentence_of(error)}")
 
 
-def _precision_causes(port: Port, mapping: WeightMapping, evidence: tuple[Evidence, ...]) -> tuple[Cause, ...]:
+def _precision_causes(
+    port: Port, legs: Legs, mapping: WeightMapping, evidence: tuple[Evidence, ...]
+) -> tuple[Cause, ...]:
     """Why float32 is less accurate, where a known reason makes the difference."""
     careful = without_fast_variance(port.flax_model)
     if careful is None:
         return ()
     function = flax_function(careful, port.mode, port.flax_call)
     leg = _legs(dataclasses.replace(port, flax_model=careful), function, mapping).flax32
-    mended = check_precision(rerun(evidence, leg), same_function=True)
+    mended = check_precision(rerun(evidence, leg, legs.torch64), same_function=True)
     return (FAST_VARIANCE,) if mended.status == "passed" else ()
 
 
@@ -225,7 +242,7 @@ def _expect_torch_runs(port: Port) -> None:
         raise UsageError(f"the torch model does not take these inputs: {sentence_of(error)}") from error
 
 
-def _numpy_count(legs: Legs, weights: dict[str, np.ndarray]) -> int | None:
+def _numpy_count(legs: Legs, weights: Mapping[str, np.ndarray]) -> int | None:
     if legs.numpy is None:
         return None
     try:
@@ -297,27 +314,3 @@ def _numbers(results: list[CheckResult], evidence: tuple[Evidence, ...]) -> dict
         "gradient_error": {"float64": gradients, "float32": gradients32},
         "gradient_flow": gradient_flow(evidence),
     }
-
-
-def _settings(port: Port, legs: Legs, refused: Mapping[str, str], note: str) -> dict[str, Any]:
-    settings = {
-        "mode": port.mode,
-        "seed": port.seed,
-        "jax": jax.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": jax.default_backend(),
-        "matmul precision": f"highest, without TF32 (yours: torch {torch.get_float32_matmul_precision()}, "
-        f"jax {jax.config.values.get('jax_default_matmul_precision') or 'default'})",
-        "x64": f"on in float64 runs alone (yours: {'on' if jax.config.values.get('jax_enable_x64') else 'off'})",
-        "autocast": "off",
-    }
-    if legs.flax64.islands:
-        settings["computed in float64 instead"] = "; ".join(legs.flax64.islands)
-    if isinstance(port.inputs, Inputs) and not callable(port.inputs.flax):
-        settings["inputs"] = "two plain calls, neither varied nor differentiated"
-    if note:
-        settings["diagnosis"] = note
-    if refused:
-        settings["probes that torch refuses"] = "; ".join(f"{name} ({reason})" for name, reason in refused.items())
-    return settings

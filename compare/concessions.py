@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from compare.checks.gradients import check_gradients
-from compare.checks.outputs import check_outputs
+from compare.checks.sameness import same
+from compare.condensing import condensed
 from compare.constants import allow_for_tables
-from compare.evidence import Evidence, Legs, working_precision
+from compare.evidence import Evidence, Legs, restored
+from compare.rounding import flax_in_working_precision, working_precision
 from compare.weights import WeightMapping
 
 __all__ = ["concede"]
@@ -94,27 +95,29 @@ def concede(
     """The evidence, in the cases that agree only so with its reference edited, or with room for rounded tables."""
     found = list(evidence)
     for number, item in enumerate(evidence):
-        if _agrees(item):
+        if same(item):
             continue
-        found[number] = _conceded(legs, mapping, model, item)
-        if found[number] is item and not item.case.aside:
+        conceded = _conceded(legs, mapping, model, restored(legs, item))
+        if conceded is not None:
+            found[number] = condensed(conceded)
+        elif not item.case.aside:
             break  # the port fails, whatever may be said of other cases
     return tuple(found)
 
 
-def _conceded(legs: Legs, mapping: WeightMapping, model: torch.nn.Module, item: Evidence) -> Evidence:
+def _conceded(legs: Legs, mapping: WeightMapping, model: torch.nn.Module, item: Evidence) -> Evidence | None:
     edits = [[concession] for concession in _CONCESSIONS if _used(legs, item, concession)]
     if len(edits) > 1:
         edits.append([concession for (concession,) in edits])
     edited = [(several, _edited(legs, item, several)) for several in edits]
     for several, one in edited:
-        if _agrees(one):
+        if same(one):
             return _with_accuracy(legs, one, several)
     with_tables = allow_for_tables(legs, mapping, model, item)
     for several, one in ([], item), *edited:
-        if _agrees(wider := _with_room(one, with_tables)):
+        if same(wider := _with_room(one, with_tables)):
             return _with_accuracy(legs, wider, several) if several else wider
-    return item
+    return None
 
 
 def _with_room(item: Evidence, tables: Evidence) -> Evidence:
@@ -135,8 +138,7 @@ def _edited(legs: Legs, item: Evidence, concessions: Sequence[_Concession]) -> E
 def _with_accuracy(legs: Legs, item: Evidence, concessions: Sequence[_Concession]) -> Evidence:
     """``item`` with torch in the working precision under the same edits."""
     torch32, error32 = working_precision(legs.torch32, item.case, item.reference, 0, lambda: _Conceding(concessions))
-    return dataclasses.replace(item, torch32=torch32, error32=error32)
-
-
-def _agrees(item: Evidence) -> bool:
-    return "failed" not in (check_outputs([item], True).status, check_gradients([item], True).status)
+    if item.flax32 is None:
+        return dataclasses.replace(item, torch32=torch32, error32=error32)
+    flax32, gradients32 = flax_in_working_precision(legs.flax32, item.case, item.reference, error32)
+    return dataclasses.replace(item, torch32=torch32, error32=error32, flax32=flax32, gradients32=gradients32)

@@ -1,7 +1,7 @@
-"""What is kept of a case: all of it where the sides differ, else what was found of its gradients.
+"""What is kept of a case: its outputs, and what was found of its gradients.
 
-A gradient is as large as the weights, and there are several in each of a dozen cases. Where both sides agree nobody
-looks at them again.
+A gradient is as large as the weights, and there are several in each of a dozen cases. Few are looked at again, where
+the sides differ, and those are computed again.
 """
 
 import dataclasses
@@ -12,31 +12,21 @@ from compare.checks.outputs import check_outputs
 from compare.checks.precision import float32_errors
 from compare.evidence import Evidence
 from compare.legs.run import Run
-from compare.profile import gradient_norms
+from compare.profile import gradient_norms, worst_array
 
 __all__ = ["condensed"]
 
 
 def condensed(item: Evidence) -> Evidence:
-    """``item`` without its gradients, and without weights of its own, if both sides agree in every respect."""
-    results = check_outputs([item], True), check_gradients([item], True)
-    if any(result.status == "failed" for result in results):
-        return item
-    if not all(leaf.agrees for leaves in float32_errors(item) for leaf in leaves):
-        return item
-    reached_rows(item), gradient_flow([item]), gradient_norms(item)  # found once, and remembered
-    case = item.case
-    if case.driven:
-        buffers = case.weights.keys() - item.reference.parameter_gradients.keys()
-        case = dataclasses.replace(case, weights={name: case.weights[name] for name in buffers})
+    """``item`` without its gradients; all that the checks and the report ask of them is known."""
+    # Found once, and remembered.
+    check_outputs([item], True), check_gradients([item], True), float32_errors(item)
+    reached_rows(item), gradient_flow([item]), gradient_norms(item), worst_array([item])
     light = dataclasses.replace(
         item,
-        case=case,
         reference=_without_gradients(item.reference),
         flax=_without_gradients(item.flax),
         numpy=None if item.numpy is None else _without_gradients(item.numpy),
-        torch32=None if item.torch32 is None else _without_gradients(item.torch32),
-        flax32=None if item.flax32 is None else _without_gradients(item.flax32),
         condensed=True,
     )
     light.compared.update(item.compared)

@@ -6,20 +6,38 @@ these numbers changed; another base or another table stands far above it.
 """
 
 import dataclasses
+import functools
+from collections import ChainMap
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from compare.evidence import Evidence, Legs, spreads
-from compare.legs.run import Case, Run
+from compare.checks.sameness import same
+from compare.evidence import Evidence, Legs
+from compare.legs.run import Case, Reduce, Run
+from compare.rounding import spreads
 from compare.structure import is_floating
 from compare.verdict import unit_roundoff
 from compare.weights import WeightMapping
 
-__all__ = ["allow_for_tables"]
+__all__ = ["allow_for_constants", "allow_for_tables"]
 
 _RUNS = 3
+
+
+def allow_for_constants(legs: Legs, item: Evidence) -> Evidence:
+    """``item`` with what the rounding of the numbers may move that the port itself holds in a lower precision.
+
+    Args:
+        legs: of the port.
+        item: a case, with its gradients.
+    """
+    names = legs.flax64.constants
+    if not names or same(item):
+        return item
+    runs = (functools.partial(legs.flax64.run, item.case, seed) for seed in range(_RUNS))
+    return dataclasses.replace(item, constants=spreads(item.flax, runs, "float64"), constant_names=names)
 
 
 def allow_for_tables(legs: Legs, mapping: WeightMapping, model: torch.nn.Module, item: Evidence) -> Evidence:
@@ -34,8 +52,10 @@ def allow_for_tables(legs: Legs, mapping: WeightMapping, model: torch.nn.Module,
     moved: list[Run] = [] if item.constants is None else [item.constants]
     names = list(item.constant_names)
     try:
-        lifted, own = (legs.flax64.with_tables(item.case, own) for own in (False, True))
+        lifted = legs.flax64.with_tables(item.case, own=False)
+        own = functools.partial(legs.flax64.with_tables, item.case, True)
         moved.append(spreads(lifted, [own], "float64"))
+        del lifted
         names.append("tables that the port computes in float32")
     except Exception:  # the port can't be traced outside 64-bit mode
         pass
@@ -45,8 +65,11 @@ def allow_for_tables(legs: Legs, mapping: WeightMapping, model: torch.nn.Module,
     ]
     if tables:
         random = np.random.default_rng(0)
-        runs = (legs.torch64.run(_rounded(item, tables, random)) for _ in range(_RUNS))
-        moved.append(spreads(item.reference, runs, "float64"))
+
+        def run(reduce: Reduce) -> Run:
+            return legs.torch64.run(_rounded(item, tables, random), reduce=reduce)
+
+        moved.append(spreads(item.reference, [run] * _RUNS, "float64"))
         names += [f"torch's buffer {name}" for name in tables]
     if not moved:
         return item
@@ -55,12 +78,13 @@ def allow_for_tables(legs: Legs, mapping: WeightMapping, model: torch.nn.Module,
 
 def _rounded(item: Evidence, tables: Sequence[str], random: np.random.Generator) -> Case:
     """The case with these buffers moved by a rounding of float32."""
-    moved = dict(item.case.weights)
+    moved: dict[str, np.ndarray] = {}
     for name in tables:
+        table = item.case.weights[name]
         # A number that was rounded once lies within half a unit; whole ones are tried.
-        move = 2 * unit_roundoff("float32") * random.uniform(-1.0, 1.0, moved[name].shape)
-        moved[name] = moved[name] * (1.0 + move)
-    return dataclasses.replace(item.case, weights=moved)
+        move = 2 * unit_roundoff("float32") * random.uniform(-1.0, 1.0, table.shape)
+        moved[name] = table * (1.0 + move)
+    return dataclasses.replace(item.case, weights=ChainMap(moved, item.case.weights))  # type: ignore[arg-type]
 
 
 def _largest(runs: Sequence[Run]) -> Run:

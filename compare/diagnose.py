@@ -8,6 +8,7 @@ those behind it.
 import dataclasses
 from collections.abc import Sequence
 
+from compare.checks.outputs import check_outputs
 from compare.evidence import Evidence, Legs
 from compare.examiner import Examiner, State
 from compare.hypotheses.edit import Hypothesis
@@ -54,7 +55,7 @@ def diagnose(legs: Legs, mapping: WeightMapping, failing: Sequence[Evidence]) ->
     """
     if not failing:
         return Diagnosis(None)
-    examiner, *others = [Examiner(legs, mapping, evidence) for evidence in _diverse(failing)]
+    examiner, *others = [Examiner(legs, mapping, _searched(legs, evidence)) for evidence in _diverse(failing)]
     state = examiner.state([])
     if state is None or state.divergence is None:
         return Diagnosis(None, places=() if state is None else state.places)
@@ -77,6 +78,14 @@ def diagnose(legs: Legs, mapping: WeightMapping, failing: Sequence[Evidence]) ->
         accepted.append(fits[0][0])
         state = fits[0][1]
     return Diagnosis(first, tuple(causes), "; ".join(notes), places)
+
+
+def _searched(legs: Legs, item: Evidence) -> Evidence:
+    """``item``; of a large model, without gradients if the outputs differ already: each set is as large as it."""
+    if not getattr(legs.torch64, "large", False) or check_outputs([item], strict=True).status != "failed":
+        return item
+    without = dataclasses.replace(item.case, cotangents={})
+    return dataclasses.replace(item, case=without, condensed=False)
 
 
 def _beyond(

@@ -1,10 +1,8 @@
 """All runs of all legs on all cases: what the checks judge."""
 
-import contextlib
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,10 +10,12 @@ import numpy as np
 from compare.cases import with_cotangents
 from compare.legs.dropout import MaskMismatchError, UnseenMaskError
 from compare.legs.flax_leg import FlaxLeg, LayoutError
+from compare.legs.memory import give_back
 from compare.legs.numpy_leg import NumpyLeg
 from compare.legs.run import Case, Run
 from compare.legs.torch_leg import TorchLeg
-from compare.result import UsageError
+from compare.result import Leaf, UsageError
+from compare.rounding import flax_in_working_precision, moved_by_rounding, working_precision
 from compare.verdict import SAMENESS_FACTOR, compare_arrays, spread
 
 __all__ = [
@@ -24,18 +24,9 @@ __all__ = [
     "LegError",
     "Legs",
     "gather",
-    "moved_by_rounding",
+    "restored",
     "sentence_of",
-    "spreads",
-    "working_precision",
 ]
-
-# Perturbed runs of the reference: with three the largest of them reaches half of the true spread nine times in ten,
-# which the factors of the verdict cover. Where few numbers are moved all of them may miss the sensitive direction;
-# there more runs cost nothing.
-PERTURBED_RUNS = 3
-_PERTURBED_RUNS_IF_SMALL = 8
-_SMALL = 1000
 
 _T = TypeVar("_T")
 
@@ -74,13 +65,14 @@ class Evidence:
         moved: in place of each array of the reference how far one rounding moves it, a number.
         flax: Flax in float64.
         numpy: the NumPy reference, or None.
-        torch32: torch in the working precision; None for a case that is compared forward only.
+        torch32: torch's outputs in the working precision; None for a case that is compared forward only.
         error32: how far that is from the reference, at most, as it is and moved by one rounding.
-        flax32: Flax in the working precision, likewise.
+        flax32: Flax's outputs in the working precision, likewise.
+        gradients32: its gradients, each compared with the reference and allowed what torch's own error tells.
         constants: how far Flax moves with the constants that it holds in a lower precision; None without any.
         constant_names: these, with their places.
         conceded: known differences between the frameworks that the reference was brought to.
-        condensed: whether the gradients were dropped, since both sides agree and all is known of them.
+        condensed: whether the gradients were dropped, since all is known of them; ``restored`` computes them again.
         compared: leaves by check, filled in by ``once``.
     """
 
@@ -92,6 +84,7 @@ class Evidence:
     torch32: Run | None = None
     error32: Run | None = None
     flax32: Run | None = None
+    gradients32: Mapping[str, Leaf] = dataclasses.field(default_factory=dict)
     constants: Run | None = None
     constant_names: tuple[str, ...] = ()
     conceded: tuple[str, ...] = ()
@@ -132,6 +125,7 @@ def gather(
     mode: str,
     seed: int,
     keep: Callable[[Evidence], Evidence] = lambda item: item,
+    enough: Callable[[Evidence], bool] = lambda item: False,
 ) -> Gathered:
     """Runs every leg on every case.
 
@@ -141,6 +135,7 @@ def gather(
         mode: "eval" or "train"; in training mode torch's masks are recorded and replayed.
         seed: of cotangents, masks and perturbations.
         keep: what is kept of a case.
+        enough: whether a case, as it is kept, makes further ones needless.
 
     Raises:
         UsageError: torch does not take the user's own inputs, or draws random numbers other than dropout's masks.
@@ -156,7 +151,12 @@ def gather(
         try:
             case, reference = _reference(legs.torch64, case, mode, case_seed)
             moved = moved_by_rounding(legs.torch64, case, reference, case_seed)
+            if number == 0:
+                _expect_real(reference)
+                _expect_repeatable(reference, legs.torch64.run(dataclasses.replace(case, cotangents={})), mode)
+            legs.torch64.unload()
             torch32, error32 = working_precision(legs.torch32, case, reference, case_seed)
+            legs.torch32.unload()
         except (UsageError, UnseenMaskError):
             raise
         except Exception as error:
@@ -164,11 +164,13 @@ def gather(
                 raise UsageError(f"the torch model does not take these inputs: {sentence_of(error)}") from error
             refused[case.name] = sentence_of(error)
             continue
-        if number == 0:
-            _expect_real(reference)
-            _expect_repeatable(reference, legs.torch64.run(case), mode)
         numpy_sees_it = legs.numpy is not None and (legs.numpy.remakes or case.name.startswith("given weights"))
         try:
+            flax32: Run | None = None
+            gradients32: dict[str, Leaf] = {}
+            if not case.forward_only:
+                judged = functools.partial(flax_in_working_precision, reference=reference, error32=error32)
+                flax32, gradients32 = _run("flax", functools.partial(judged, legs.flax32), case)
             item = Evidence(
                 case=case,
                 reference=reference,
@@ -177,12 +179,14 @@ def gather(
                 numpy=_run("numpy", legs.numpy.run, case) if legs.numpy is not None and numpy_sees_it else None,
                 torch32=torch32,
                 error32=error32,
-                flax32=None if case.forward_only else _run("flax", legs.flax32.run, case),
-                constants=_moved_constants(legs.flax64, case, case_seed),
-                constant_names=legs.flax64.constants,
+                flax32=flax32,
+                gradients32=gradients32,
             )
             evidence.append(keep(item))
-            del item, reference, torch32  # not kept while the next case runs
+            del item, reference  # not kept while the next case runs
+            give_back()
+            if enough(evidence[-1]):
+                break
         except LayoutError as error:
             if number == 0:
                 raise UsageError(str(error)) from error
@@ -194,72 +198,24 @@ def gather(
     return Gathered(tuple(evidence), refused, tuple(broken))
 
 
-def moved_by_rounding(torch64: TorchLeg, case: Case, reference: Run, seed: int) -> Run:
-    """How far a rounding of weights, inputs and module outputs moves each array of the reference."""
-    numbers = sum(array.size for array in case.weights.values())
-    runs = _PERTURBED_RUNS_IF_SMALL if numbers < _SMALL else PERTURBED_RUNS
-    return spreads(reference, (torch64.run(case, perturbation=seed + k) for k in range(runs)), "float64")
-
-
-def working_precision(
-    torch32: TorchLeg,
-    case: Case,
-    reference: Run,
-    seed: int,
-    edit: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
-) -> tuple[Run | None, Run | None]:
-    """torch's own result in the working precision, and how far that is from ``reference`` in place of each array."""
-    if case.forward_only:
-        return None, None
-    try:
-        plain = torch32.run(case, edit=edit())
-    except Exception:  # torch has no kernel for some operations in 16 bits; then there is no accuracy to compare with
-        if torch32.low is None:
-            raise
-        return None, None
-    moved = (torch32.run(case, perturbation=k, edit=edit()) for k in (seed, seed + 1))
-    return plain, spreads(reference, itertools.chain([plain], moved), "float32")
-
-
-def _moved_constants(flax64: FlaxLeg, case: Case, seed: int) -> Run | None:
-    if not flax64.constants:
-        return None
-    plain = flax64.run(case)
-    runs = (flax64.run(case, constants_seed=k) for k in range(seed, seed + PERTURBED_RUNS))
-    return spreads(plain, runs, "float64")
-
-
-def spreads(reference: Run, runs: Iterable[Run], dtype: str) -> Run:
-    """In place of each array of ``reference`` its spread over ``runs``, which are looked at one by one."""
-    largest: dict[tuple[str, str], float] = {}
-    for run in runs:
-        for field, path, array in _arrays(reference):
-            other = getattr(run, field).get(path)
-            if other is not None and np.issubdtype(array.dtype, np.floating):
-                key = field, path
-                largest[key] = max(largest.get(key, 0.0), spread(array, [other.astype(np.float64)], dtype))
-    fields: dict[str, dict[str, Any]] = {}
-    for field, path, _ in _arrays(reference):
-        fields.setdefault(field, {})[path] = np.array(largest.get((field, path), 0.0))
-    outputs = fields.pop("outputs", {})
-    return Run(
-        outputs, fields.get("parameter_gradients", {}), fields.get("input_gradients", {}), fields.get("statistics", {})
-    )
-
-
-def _arrays(run: Run) -> Iterator[tuple[str, str, np.ndarray]]:
-    for field in ("outputs", "parameter_gradients", "input_gradients", "statistics"):
-        for path, array in getattr(run, field).items():
-            if array is not None:
-                yield field, path, array
+def restored(legs: Legs, item: Evidence) -> Evidence:
+    """``item`` with its gradients."""
+    if not item.condensed:
+        return item
+    reference, flax = legs.torch64.run(item.case), legs.flax64.run(item.case)
+    numpy = None if item.numpy is None or legs.numpy is None else legs.numpy.run(item.case)
+    whole = dataclasses.replace(item, reference=reference, flax=flax, numpy=numpy, condensed=False)
+    whole.compared.update(item.compared)
+    return whole
 
 
 def _reference(torch64: TorchLeg, case: Case, mode: str, seed: int) -> tuple[Case, Run]:
     """``case`` with masks and cotangents, whose shapes only a run can tell, and torch's run of it."""
     if mode == "train":
         case = dataclasses.replace(case, masks=torch64.record_masks(case, seed))
-    case = with_cotangents(case, torch64.run(case).outputs, seed)
-    return case, torch64.run(case)
+    forward = torch64.run(case)
+    case = with_cotangents(case, forward.outputs, seed)
+    return case, torch64.run(case) if case.cotangents else forward
 
 
 def _expect_real(reference: Run) -> None:
@@ -287,7 +243,7 @@ def _expect_repeatable(first: Run, second: Run, mode: str) -> None:
             )
 
 
-def _run(leg: str, run: Callable[[Case], Run], case: Case) -> Run:
+def _run(leg: str, run: Callable[[Case], _T], case: Case) -> _T:
     try:
         return run(case)
     except (UsageError, LayoutError, MaskMismatchError, UnseenMaskError):

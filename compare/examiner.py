@@ -1,22 +1,24 @@
 """torch under hypotheses, compared with the recorded Flax computation of one case."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from compare.evidence import PERTURBED_RUNS, Evidence, Legs
+from compare.evidence import Evidence, Legs
 from compare.hypotheses.call_arguments import tensors_of
 from compare.hypotheses.edit import BOUNDARIES, Calls, CallSite, Edit, Hypothesis
 from compare.hypotheses.tape import Tape, UnsureError
-from compare.legs.run import Case, Run, zeros_for_none
+from compare.legs.run import Case, Reduce, Run, zeros_for_none
 from compare.legs.watch import Checkpoint
 from compare.places import Place, Room, alignment, compare_places, first_divergence, pair_modules, rooms
 from compare.result import Divergence
+from compare.rounding import PERTURBED_RUNS, spreads
 from compare.structure import to_numpy
-from compare.verdict import SAMENESS_FACTOR, compare_arrays, spread, unit_roundoff
+from compare.verdict import SAMENESS_FACTOR, compare_arrays, unit_roundoff
 from compare.weights import WeightMapping
 
 __all__ = ["Examiner", "Progress", "State"]
@@ -67,17 +69,26 @@ class Examiner:
     def __init__(self, legs: Legs, mapping: WeightMapping, evidence: Evidence) -> None:
         self.leg = legs.torch64
         self.case: Case = evidence.case
-        self.flax_run = evidence.flax
+        self.flax_run = legs.flax64.run(self.case) if evidence.condensed else evidence.flax
         self.found: tuple[Checkpoint, ...] = legs.flax64.trace(self.case)
         self.reruns = 0.0
         self.fed: dict[int, list[np.ndarray]] = {}
         calls = Calls(self.leg.model, recording=True)
         self.reference = self.leg.run(self.case, trace=True, edit=calls, clock=calls.count)
         self.sites: list[CallSite] = sorted(calls.sites, key=lambda site: site.number)
-        self.moved: list[Run] = [self.leg.run(self.case, perturbation=k, trace=True) for k in range(PERTURBED_RUNS)]
+        seen: list[tuple[Checkpoint, ...]] = []
+
+        def perturbed(k: int, reduce: Reduce) -> Run:
+            run = self.leg.run(self.case, perturbation=k, trace=True, reduce=reduce)
+            seen.append(run.checkpoints)
+            return run
+
+        # In place of each array how far one rounding moves it.
+        runs = (functools.partial(perturbed, k) for k in range(PERTURBED_RUNS))
+        self.moved = spreads(self.reference, runs, "float64")
         # Constants that the port holds in a lower precision are another check's finding, and hide nothing here.
         self.slack = _CONSTANTS_SLACK if legs.flax64.constants else 0.0
-        self.room: list[Room] = rooms(self.reference.checkpoints, [run.checkpoints for run in self.moved], self.slack)
+        self.room: list[Room] = rooms(self.reference.checkpoints, seen, self.slack)
         self.names = [name for name, _ in self.leg.model.named_modules() if name]
         self.pairs = pair_modules(mapping, self.names, [checkpoint.module for checkpoint in self.found])
         self._forward = dataclasses.replace(self.case, cotangents={})
@@ -230,12 +241,12 @@ class Examiner:
 
     def _worst(self, run: Run, select: Callable[[Run], Mapping[str, np.ndarray]]) -> tuple[float, float]:
         mine, theirs = select(run), select(self.flax_run)
-        reference, moved = select(self.reference), [select(m) for m in self.moved]
+        reference, moved = select(self.reference), select(self.moved)
         worst = (0.0, 0.0)
         for path, array in mine.items():
             if not np.issubdtype(array.dtype, np.floating) or path not in reference:
                 continue
-            room = SAMENESS_FACTOR * spread(reference[path], [m[path] for m in moved], "float64")
+            room = SAMENESS_FACTOR * float(np.max(moved.get(path, 0.0), initial=0.0))
             room += self.slack * float(np.abs(reference[path]).max(initial=0.0))
             leaf = compare_arrays(path, array, theirs[path], room) if path in theirs else None
             if leaf is None or not leaf.agrees:
@@ -249,7 +260,7 @@ class Examiner:
         def of(r: Run) -> np.ndarray:
             return zeros_for_none(r.parameter_gradients, shape)[name]
 
-        room = SAMENESS_FACTOR * spread(of(self.reference), [of(m) for m in self.moved], "float64")
+        room = SAMENESS_FACTOR * float(self.moved.parameter_gradients.get(name) or 0.0)
         room += self.slack * float(np.abs(of(self.reference)).max(initial=0.0))
         return compare_arrays(name, of(run), of(self.flax_run), room).agrees
 

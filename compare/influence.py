@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from compare.evidence import PERTURBED_RUNS, Legs
+from compare.evidence import Legs
 from compare.legs.run import Case
+from compare.rounding import PERTURBED_RUNS
 from compare.verdict import SAMENESS_FACTOR, compare_arrays, spread
 from compare.weights import MappingProblem, WeightMapping
 

@@ -13,13 +13,13 @@ import torch
 from torch.nn import functional as F
 
 from compare.cases import make_cases
-from compare.evidence import moved_by_rounding
 from compare.hypotheses.call_arguments import Replacement
 from compare.hypotheses.edit import Calls, Edit, Hypothesis
 from compare.legs.run import Case, Run
 from compare.legs.torch_leg import TorchLeg
 from compare.port import Port
 from compare.result import MutationScore, UsageError
+from compare.rounding import moved_by_rounding
 from compare.structure import is_floating
 from compare.verdict import SAMENESS_FACTOR, compare_arrays
 

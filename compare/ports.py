@@ -115,11 +115,15 @@ def _adaptive(gate: Any) -> Port:
 def _init_weights() -> Port:
     model = _seeded(lambda: torch_models.TorchModelWithActivation(3, 5, 2))
     model.apply(torch_models.init_weights)
-    flax_model = fcjax.FlaxModelWithActivation(3, 5, 2, rngs=nnx.Rngs(0))
-    fcjax.init_weights(flax_model, nnx.Rngs(1))
+
+    def flax_model() -> nnx.Module:
+        made = fcjax.FlaxModelWithActivation(3, 5, 2, rngs=nnx.Rngs(0))
+        fcjax.init_weights(made, nnx.Rngs(1))
+        return made
+
     return Port(
         model,
-        flax_model,
+        _undrawn(flax_model),
         CONSISTENCY_INPUT,
         numpy_model=numpy_models.DiyModelWithActivation,
         formula=fully_connected_count((3, 5, 2)),

@@ -1,5 +1,6 @@
 """What a report draws: the array that differs most, and the size of every gradient."""
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -8,7 +9,7 @@ import numpy as np
 from compare.evidence import Evidence
 from compare.places import Place
 from compare.result import LayerError, Picture
-from compare.verdict import SAMENESS_FACTOR
+from compare.verdict import SAMENESS_FACTOR, deviation
 
 __all__ = ["gradient_norms", "layer_errors", "picture", "worst_array"]
 
@@ -39,16 +40,22 @@ def _norms(item: Evidence) -> dict[str, tuple[float, float]]:
 def worst_array(evidence: Sequence[Evidence]) -> Picture | None:
     """The output that exceeds its allowance by most, over all cases; without any, the gradient; None if all agree."""
     for kind in ("outputs", "parameter_gradients"):
-        worst, found = 1.0, None
-        for item in evidence:
-            for path, reference, other, room in _pairs(item, kind):
-                error = float(np.abs(reference - other).max())
-                ratio = error / room if room else math.inf if error else 0.0
-                if ratio > worst:
-                    worst, found = ratio, (path or "output", item.case.name, reference, other, room)
-        if found is not None:
-            return picture(*found)
+        found = [item.once(f"worst of {kind}", functools.partial(_worst, item, kind)) for item in evidence]
+        _, drawn = max(found, key=lambda pair: pair[0], default=(1.0, None))
+        if drawn is not None:
+            return drawn
     return None
+
+
+def _worst(item: Evidence, kind: str) -> tuple[float, Picture | None]:
+    """By how much the worst array of one case exceeds its allowance, and its picture."""
+    worst, found = 1.0, None
+    for path, reference, other, room in _pairs(item, kind):
+        error = deviation(reference, other)
+        ratio = error / room if room else math.inf if error else 0.0
+        if ratio > worst:
+            worst, found = ratio, (path or "output", item.case.name, reference, other, room)
+    return worst, None if found is None else picture(*found)
 
 
 def _pairs(item: Evidence, kind: str) -> Iterator[tuple[str, np.ndarray, np.ndarray, float]]:

@@ -8,21 +8,25 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from compare.case_weights import Held
 from compare.structure import exact, is_floating, to_numpy
 from compare.weights import TorchLeaf, torch_leaves
 
 __all__ = ["given_weights", "redraw_weights"]
 
-Arrays = dict[str, np.ndarray]
 
-
-def given_weights(model: torch.nn.Module) -> Arrays:
-    """Parameters and buffers of ``model`` by name, floating ones as float64."""
+def given_weights(model: torch.nn.Module) -> Held:
+    """Parameters and buffers of ``model`` by name, floating ones as float64; float32 ones are not copied."""
     named = dict(model.named_parameters()) | dict(model.named_buffers())
-    return {name: exact(to_numpy(tensor)) for name, tensor in named.items()}
+    return Held({name: _seen(tensor) for name, tensor in named.items()})
 
 
-def redraw_weights(model: torch.nn.Module, seed: int) -> Arrays:
+def _seen(tensor: torch.Tensor) -> np.ndarray:
+    """A view of the model's own numbers, which nothing here writes to, where NumPy and float32 can hold them."""
+    return tensor.detach().cpu().numpy() if tensor.dtype == torch.float32 else to_numpy(tensor)
+
+
+def redraw_weights(model: torch.nn.Module, seed: int) -> Held:
     """Other weights of the same kind: each parameter at its own scale, biases non-zero, variances positive.
 
     Matrices are drawn anew, vectors are moved by half of their own size, and zeros become ``N(0, 1/fan_in)``. Running
@@ -30,12 +34,18 @@ def redraw_weights(model: torch.nn.Module, seed: int) -> Arrays:
     """
     random = np.random.default_rng(seed)
     leaves, given = torch_leaves(model), given_weights(model)
-    redrawn = {name: _redraw(leaves[name], array, random, leaves) for name, array in given.items()}
-    for name, module in model.named_modules():
-        path, row = f"{name}.weight" if name else "weight", getattr(module, "padding_idx", None)
-        if isinstance(row, int) and path in given and not given[path][row].any():
-            redrawn[path][row] = 0.0  # training keeps it so, and a port may rely on it
-    return redrawn
+    padding = {
+        f"{name}.weight" if name else "weight": row
+        for name, module in model.named_modules()
+        if isinstance(row := getattr(module, "padding_idx", None), int)
+    }
+    redrawn: dict[str, np.ndarray] = {}
+    for name, array in given.items():
+        drawn = _redraw(leaves[name], array, random, leaves)
+        if name in padding and not array[padding[name]].any():
+            drawn[padding[name]] = 0.0  # training keeps it so, and a port may rely on it
+        redrawn[name] = drawn.astype(np.float32) if is_floating(drawn) else drawn
+    return Held(redrawn)
 
 
 def _redraw(
@@ -49,12 +59,11 @@ def _redraw(
         if kind == "running_var":
             return exact(np.exp(normal / 2))
         return exact(normal) if kind == "running_mean" else array
-    size = float(np.sqrt(np.mean(np.square(array))))
+    size = float(np.sqrt(np.vdot(array, array) / array.size))  # no other array of that size
     if not np.isfinite(size):
         return array
-    if size == 0.0:
-        return exact(normal / np.sqrt(_fan_in(leaf, leaves)))
-    return exact(normal * size if array.ndim >= 2 else array + normal * size / 2)
+    normal *= size / (1 if array.ndim >= 2 else 2) if size else 1 / np.sqrt(_fan_in(leaf, leaves))
+    return normal if array.ndim >= 2 or not size else array + normal
 
 
 def _fan_in(leaf: TorchLeaf, leaves: Mapping[str, TorchLeaf]) -> int:

@@ -54,8 +54,7 @@ class Search:
         self.others = others
         self.accepted = list(accepted)
         self.state = state
-        numbers = sum(array.size for array in examiner.case.weights.values())
-        heavy = max(numbers / _WEIGHTS_FOR_MOST, len(examiner.sites) / _CALLS_FOR_MOST, 1.0)
+        heavy = max(examiner.leg.size / _WEIGHTS_FOR_MOST, len(examiner.sites) / _CALLS_FOR_MOST, 1.0)
         allowed = _MOST_RERUNS / heavy
         self.screened: dict[tuple[int, bytes], bool] = {}
         self.limit = examiner.reruns + max(int(allowed), _LEAST_RERUNS)

@@ -16,7 +16,10 @@ __all__ = [
     "PRECISION_FACTOR",
     "SAMENESS_FACTOR",
     "compare_arrays",
+    "deviation",
+    "least_spread",
     "own_rounding",
+    "seen_in_float64",
     "spread",
     "unit_roundoff",
 ]
@@ -53,16 +56,35 @@ def spread(reference: np.ndarray, perturbed: Sequence[np.ndarray], dtype: str) -
     Non-finite elements of the reference are left out; a perturbed run that turns a finite element non-finite counts
     as infinitely spread.
     """
-    finite = np.isfinite(reference)
-    if not finite.all():
-        reference, perturbed = reference[finite], [run[finite] for run in perturbed]
+    return max([least_spread(reference, dtype), *(deviation(reference, run) for run in perturbed)])
+
+
+def least_spread(reference: np.ndarray, dtype: str) -> float:
+    """A few roundings of the largest finite value of ``reference``."""
     if reference.size == 0:
         return 0.0
-    floor = _LEAST_ROUNDINGS * unit_roundoff(dtype) * float(np.abs(reference).max())
-    floor += _UNDERFLOW_GROWTH * _SMALLEST_NORMAL[dtype]
+    largest = max(float(reference.max()), -float(reference.min()))
+    if not np.isfinite(largest):
+        finite = reference[np.isfinite(reference)]
+        if finite.size == 0:
+            return 0.0
+        largest = float(np.abs(finite).max())
+    return _LEAST_ROUNDINGS * unit_roundoff(dtype) * largest + _UNDERFLOW_GROWTH * _SMALLEST_NORMAL[dtype]
+
+
+def deviation(reference: np.ndarray, found: np.ndarray) -> float:
+    """The largest difference where ``reference`` is finite; infinite where ``found`` is not finite there."""
+    if reference.size == 0:
+        return 0.0
     with np.errstate(invalid="ignore", over="ignore"):
-        deviations = [float(np.abs(run - reference).max()) for run in perturbed]
-    return max([floor, *(deviation if np.isfinite(deviation) else np.inf for deviation in deviations)])
+        difference = np.asarray(found - reference)
+        np.abs(difference, out=difference)
+        largest = float(difference.max())
+        if np.isfinite(largest):
+            return largest
+        apart = difference[np.isfinite(reference)]
+    largest = float(apart.max(initial=0.0))
+    return largest if np.isfinite(largest) else np.inf
 
 
 def own_rounding(found: np.ndarray, lower: np.ndarray | None) -> float:
@@ -74,8 +96,12 @@ def own_rounding(found: np.ndarray, lower: np.ndarray | None) -> float:
     if lower is None or lower.shape != found.shape or found.size == 0:
         return 0.0
     with np.errstate(invalid="ignore", over="ignore"):  # infinities on both sides cancel to NaN, and say nothing
-        deviation = float(np.abs(lower - found).max())
-    return deviation * unit_roundoff("float64") / unit_roundoff("float32") if np.isfinite(deviation) else 0.0
+        return seen_in_float64(float(np.abs(lower - found).max()))
+
+
+def seen_in_float64(error32: float) -> float:
+    """How large a rounding error of float32 is in float64; 0 for one that is not finite."""
+    return error32 * unit_roundoff("float64") / unit_roundoff("float32") if np.isfinite(error32) else 0.0
 
 
 def compare_arrays(path: str, reference: np.ndarray, found: np.ndarray, allowed: float) -> Leaf:

@@ -6,17 +6,18 @@ RUN/checkpoints/000001200       the state after 1200 steps, in Orbax's format: a
 import hashlib
 import json
 import logging
-import math
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from fcjax.agreement import by_first, everyone
 from fcjax.config import UsageError
 
 if TYPE_CHECKING:
@@ -55,29 +56,12 @@ class Snapshot:
             total.update(np.ascontiguousarray(array).view(np.uint8) if array.shape else array.tobytes())
         return total.hexdigest()
 
-    def pack(self) -> bytes:
-        """All of it in one piece, for another process."""
-        shapes = [[name, array.dtype.name, array.shape] for name, array in self.arrays.items()]
-        about = json.dumps([self.step, self.facts, self.score, shapes]).encode() + b"\n"
-        return about + b"".join(array.tobytes() for array in self.arrays.values())
-
-    @classmethod
-    def unpack(cls, content: bytes) -> Self:
-        """The inverse of ``pack``; the arrays can only be read."""
-        place = content.index(b"\n") + 1
-        step, facts, score, shapes = json.loads(content[:place])
-        arrays = {}
-        for name, kind, shape in shapes:
-            dtype, count = jax.numpy.dtype(kind), math.prod(shape)
-            arrays[name] = np.frombuffer(content, dtype, count, place).reshape(shape)
-            place += count * dtype.itemsize
-        return cls(step, arrays, facts, score)
-
 
 class Checkpoints:
     """The checkpoints of one run: the last ``keep`` and the best.
 
-    Several processes save together, in a folder that all of them see; process 0 alone deletes and reads.
+    Several processes save together and read alike, in a folder that all of them see; process 0 alone removes and
+    renames.
 
     Args:
         folder: made when the first one is written.
@@ -138,26 +122,37 @@ class Checkpoints:
     def newest(self, warn: Callable[[str], None]) -> Snapshot | None:
         """The last checkpoint that is whole; None where there is none. Clears away what a killed run left half done.
 
+        All processes read the same ones in the same order: Orbax counts what each does, and saves only where all have
+        done as much.
+
         Args:
             warn: is told of every damaged one, which is renamed to ``*.damaged``.
+
+        Raises:
+            CheckpointError: in all processes: one of them doesn't see what the others do, or a damaged checkpoint can't
+                be renamed.
         """
-        self._clear()
         found = None
-        for path in sorted(self.folder.glob("[0-9]" * 9), reverse=True):
-            try:
-                snapshot = _read(path)
-            except Exception as error:  # a damaged file makes Orbax raise all sorts of things
-                warn(f"checkpoint {path} is damaged and left aside: {_first_line(error)}")
-                aside = _unused(path.with_name(path.name + _DAMAGED))
-                try:
-                    path.rename(aside)
-                except OSError as failure:
-                    reason = failure.strerror or failure
-                    raise CheckpointError(f"{path}: damaged, and can't be renamed to {aside.name}: {reason}") from error
+        for name in by_first(self._present).decode().split():
+            path = self.folder / name
+            snapshot, problem = _read(path)
+            digests = everyone(int(snapshot.digest()[:15], 16) if snapshot else 0)
+            if len(set(digests)) > 1:
+                raise CheckpointError(
+                    f"{path}: expected the same in every process, found different contents: is it in a folder that all "
+                    "machines share?"
+                )
+            if snapshot is None:
+                by_first(partial(_put_aside, path, problem, warn))
                 continue
             self.note(snapshot)
             found = found or snapshot
         return found
+
+    def _present(self) -> bytes:
+        """The names of all checkpoints, the newest first."""
+        self._clear()
+        return " ".join(sorted((path.name for path in self.folder.glob("[0-9]" * 9)), reverse=True)).encode()
 
     def _kept(self) -> set[int]:
         kept = set(sorted(self._scores)[-self._keep :])
@@ -231,15 +226,31 @@ def _plain(leaf: Any) -> Any:
     return jax.random.key_data(leaf.addressable_data(0))
 
 
-def _read(path: Path) -> Snapshot:
+def _read(path: Path) -> tuple[Snapshot | None, str]:
+    """The checkpoint, or None and what is wrong with it."""
     orbax = _orbax()
-    with _alone(orbax):
-        about: Any = orbax.checkpointables_metadata(path).custom_metadata
-        arrays = orbax.load_checkpointables(path)["arrays"]
-    snapshot = Snapshot(int(path.name), arrays, about["facts"], about["score"])
-    if snapshot.digest() != about["sha256"]:
-        raise ValueError("its contents have changed since it was written")
-    return snapshot
+    try:
+        with _alone(orbax):
+            about: Any = orbax.checkpointables_metadata(path).custom_metadata
+            arrays = orbax.load_checkpointables(path)["arrays"]
+        snapshot = Snapshot(int(path.name), arrays, about["facts"], about["score"])
+        if snapshot.digest() != about["sha256"]:
+            raise ValueError("its contents have changed since it was written")
+    except Exception as error:  # a damaged file makes Orbax raise all sorts of things
+        return None, _first_line(error)
+    return snapshot, ""
+
+
+def _put_aside(path: Path, problem: str, warn: Callable[[str], None]) -> bytes:
+    """Renames a damaged checkpoint."""
+    warn(f"checkpoint {path} is damaged and left aside: {problem}")
+    aside = _unused(path.with_name(path.name + _DAMAGED))
+    try:
+        path.rename(aside)
+    except OSError as failure:
+        reason = failure.strerror or failure
+        raise CheckpointError(f"{path}: damaged, and can't be renamed to {aside.name}: {reason}") from failure
+    return b""
 
 
 def _orbax() -> Any:
@@ -251,7 +262,7 @@ def _orbax() -> Any:
 
 
 def _alone(orbax: Any) -> AbstractContextManager[Any]:
-    """Of several processes one reads, and Orbax must not wait for the others."""
+    """Of several processes each reads for itself, and Orbax must not wait for the others: one of them may fail."""
     if jax.process_count() == 1:
         return nullcontext()
     own = jax.process_index()

@@ -1,6 +1,9 @@
 """The command line, made from frozen dataclasses. Asking for help imports neither jax nor torch."""
 
+import atexit
 import csv
+import gc
+import importlib
 import io
 import sys
 from collections.abc import Callable, Sequence, Set
@@ -9,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial, wraps
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
@@ -29,6 +33,9 @@ __all__ = ["export", "inspect", "main", "predict", "train"]
 # 128 + the signal's number, as shells have it: 130 after Ctrl-C, 143 after SIGTERM.
 WRONG_USAGE, SIGNAL, INTERRUPTED = 2, 128, 130
 
+# Seconds, within which most of what can be wrong with the data has shown.
+AT_ONCE = 0.1
+
 RunFolder = Annotated[Path, tyro.conf.Positional]
 
 
@@ -38,13 +45,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exits with 0; with 2 and one sentence on standard error where something is wrong that the user can mend; with 130
     after Ctrl-C and 143 after SIGTERM, the run being saved.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
+        _collect_rarely()
     try:
         _parsed(arguments)()
     except UsageError as error:
         _leave(f"fcjax: {error}", WRONG_USAGE)
     except KeyboardInterrupt:
         _leave("fcjax: interrupted", INTERRUPTED)
+
+
+def _collect_rarely() -> None:
+    """Imports and tracing make a million objects that stay: looking through them for garbage, again and again and once
+    more when Python ends, takes more than half a second of a process."""
+    gc.set_threshold(100_000)
+    atexit.register(gc.freeze)
 
 
 def _parsed(arguments: Sequence[str], default: TrainConfig | None = None) -> Callable[[], None]:
@@ -85,6 +101,18 @@ def _later(command: Callable[..., None]) -> Callable[..., Any]:
     return bound
 
 
+@contextmanager
+def _imported_beside(module: str) -> "Iterator[None]":
+    """Imports ``module`` while the work inside goes on, unless that ends at once, as it does with an error."""
+    importing = Timer(AT_ONCE, importlib.import_module, [module])
+    importing.start()
+    try:
+        yield
+    finally:
+        importing.cancel()
+        importing.join()
+
+
 def train(config: TrainConfig, given: Set[str] = frozenset()) -> None:
     """Trains a network: the article's for the task, on digits, clothes or house prices; or an MLP on your own table.
 
@@ -104,7 +132,8 @@ def train(config: TrainConfig, given: Set[str] = frozenset()) -> None:
     if not config.resume and config.coordinator is None:  # of several processes, process 0 makes it
         RunDirectory(run_dir).refuse_existing()
     with _data_errors():
-        dataset, preprocessing = load_data(config)
+        with _imported_beside("fcjax.trainer"):
+            dataset, preprocessing = load_data(config)
         if config.task == "table":
             config = sized_for(config, dataset, given)
         refuse_for_data(config, dataset)

@@ -30,5 +30,6 @@ def use_compilation_cache() -> bool:
     except (OSError, RuntimeError):  # RuntimeError: a user without a home
         return False
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # Small programs too: a start runs some forty of them, such as those that draw the first weights.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return True

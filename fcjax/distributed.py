@@ -33,10 +33,6 @@ def connect(config: TrainConfig) -> None:
     Raises:
         UsageError: the others can't be reached.
     """
-    if config.resume and (config.coordinator == "auto" or (config.num_processes or 1) > 1):
-        raise UsageError(
-            "resume: expected one process, which can go on with a run by several; several can't resume together yet"
-        )
     if (config.coordinator is None and config.num_processes is None) or jax.distributed.is_initialized():
         return
     # "auto" leaves it to JAX to ask SLURM, Kubernetes or the TPU.

@@ -15,7 +15,7 @@ class Standing:
     """How far one replica has come.
 
     Args:
-        best: its epoch with the least validation loss, from 1; 0 where no loss was a number.
+        best: its epoch with the least validation loss, from 1; 0 before any loss was a number.
         stopped: the loss has not fallen for ``patience`` epochs since. What comes later doesn't count.
     """
 
@@ -23,20 +23,20 @@ class Standing:
     stopped: bool
 
 
-def standings(losses: Sequence[Sequence[float]], patience: int) -> list[Standing]:
+def standings(losses: Sequence[Sequence[float | None]], patience: int) -> list[Standing]:
     """The standing of every replica: the same whether it is trained alone or beside others.
 
     Args:
-        losses: of each epoch, one per replica.
+        losses: of each epoch, one per replica; None or NaN where it was no number.
         patience: epochs without a lesser loss after which a replica stops.
     """
     return [_standing(own, patience) for own in zip(*losses, strict=True)]
 
 
-def _standing(losses: Sequence[float], patience: int) -> Standing:
+def _standing(losses: Sequence[float | None], patience: int) -> Standing:
     best, least = 0, float("inf")
     for epoch, loss in enumerate(losses, start=1):
-        if loss < least:  # NaN never is
+        if loss is not None and loss < least:  # NaN never is
             best, least = epoch, loss
         elif epoch - best >= patience:
             return Standing(best, stopped=True)

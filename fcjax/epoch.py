@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fcjax.metrics import Sums
+from fcjax.shuffling import shuffled
 from fcjax.train_state import TrainState
 from fcjax.train_step import ORDER, Batch, Learner, stream_key
 
@@ -89,7 +90,7 @@ def sample_order(key: jax.Array, epoch: Any, samples: int) -> jax.Array:
     It depends on the run's key and the number of the epoch alone, so that it is the same whatever the number of
     devices, segments and chunks, and the same after a restart.
     """
-    return jax.random.permutation(stream_key(key, ORDER, epoch), samples)
+    return shuffled(stream_key(key, ORDER, epoch), samples)
 
 
 def train_segment(

@@ -20,6 +20,8 @@ __all__ = [
     "SparseLinear",
     "drop",
     "expect_features",
+    "folded",
+    "mixed",
     "row_keys",
     "torch_linear",
 ]
@@ -61,7 +63,23 @@ def row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
     Returns:
         Keys of shape ``(batch,)``.
     """
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
+    return folded(key, rows)
+
+
+def folded(keys: jax.Array, number: jax.Array | int) -> jax.Array:
+    """New keys, of the shape that ``keys`` and ``number`` broadcast to: ``jax.random.fold_in``, but cheap in a loop.
+
+    JAX's generator is a loop of its own, which on a CPU takes longer than a small layer; this is a few operations that
+    XLA fuses with what is around them. For one key, different numbers never give the same key.
+    """
+    words = jax.random.key_data(keys).astype(jnp.uint32)
+    first, second, *others = jnp.moveaxis(words, -1, 0)
+    number = jnp.asarray(number).astype(jnp.uint32)
+    # A bijection of the number for each key; the second word then depends on both words and the number as well.
+    first = mixed(mixed(first + number * jnp.uint32(0x9E3779B9)) ^ second)
+    second = mixed(mixed(second + number * jnp.uint32(0x85EBCA6B)) ^ first)
+    changed = jnp.broadcast_arrays(first, second, *others)
+    return jax.random.wrap_key_data(jnp.stack(changed, axis=-1), impl=jax.random.key_impl(keys))
 
 
 def drop(x: jax.Array, rate: float, keys: jax.Array) -> jax.Array:
@@ -80,11 +98,11 @@ def keep_mask(rate: float, keys: jax.Array, shape: tuple[int, ...]) -> jax.Array
     first, second = (words[:, i].reshape(-1, *(1,) * (len(shape) - 1)) for i in (0, 1))
     position = jax.lax.iota(jnp.uint32, math.prod(shape[1:])).reshape(shape[1:])
     # Two rounds: with one, rows whose first words lie close together would have shifted copies of one mask.
-    bits = _mixed(_mixed(position * jnp.uint32(0x9E3779B9) + first) ^ second)
+    bits = mixed(mixed(position * jnp.uint32(0x9E3779B9) + first) ^ second)
     return bits < jnp.uint32(min(round((1.0 - rate) * 2**32), 2**32 - 1))
 
 
-def _mixed(x: jax.Array) -> jax.Array:
+def mixed(x: jax.Array) -> jax.Array:
     """A bijection of 32 bits in which each bit of the result depends on every bit of ``x``.
 
     Source: the multipliers are those with the smallest bias that C. Wellons' search found for this form.
@@ -140,7 +158,7 @@ class Dropout(nnx.Dropout):
             source = source[self.rng_collection]
         key = source() if isinstance(source, nnx.RngStream) else source
         keys = key if key.ndim else row_keys(key, jnp.arange(batch))
-        return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, stream)
+        return folded(keys, stream)
 
 
 class SparseLinear(nnx.Module):

@@ -1,6 +1,8 @@
 """Metrics in two halves: sums over samples on the device, and the figures made of them on the host."""
 
 import math
+import statistics
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from fcjax.datasets import Dataset
 
-__all__ = ["Sums", "describe", "figures", "measure"]
+__all__ = ["Sums", "describe", "figures", "mean", "measure"]
 
 Sums = dict[str, jax.Array]
 
@@ -48,9 +50,8 @@ def figures(sums: dict[str, Any], dataset: "Dataset", targets: np.ndarray) -> di
         ``loss`` (mean per sample, of the scaled target) and ``accuracy``, or ``rmse``, ``mae`` and ``r2`` in the
         target's own unit; no ``r2`` of targets that are all the same, which have none.
     """
-    count = int(sums["count"])
-    if not count:  # every step was skipped, by an overflow in float16
-        return dict.fromkeys(("loss", "accuracy") if dataset.task == "classification" else ("loss", "rmse"), math.nan)
+    # No sample counts where every step was skipped, by an overflow in float16.
+    count = int(sums["count"]) or math.nan
     result = {"loss": float(sums["loss"]) / count}
     if dataset.task == "classification":
         return result | {"accuracy": int(sums["correct"]) / count}
@@ -62,7 +63,16 @@ def figures(sums: dict[str, Any], dataset: "Dataset", targets: np.ndarray) -> di
     result |= {"rmse": float(np.sqrt(squared.mean() / count)), "mae": float(absolute.mean() / count)}
     if not (exact.max(axis=0) > exact.min(axis=0)).all():
         return result
-    return result | {"r2": float((1.0 - squared / spread).mean())}
+    return result | {"r2": float((1.0 - squared / spread).mean()) if sums["count"] else math.nan}
+
+
+def mean(values: Sequence[float | None]) -> float:
+    """The mean over replicas; one that has stopped early and then left all numbers behind counts no more.
+
+    >>> mean([0.25, None, 0.75])
+    0.5
+    """
+    return statistics.fmean(value for value in values if value is not None)
 
 
 def describe(values: dict[str, float]) -> str:

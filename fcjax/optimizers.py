@@ -44,7 +44,31 @@ def _sgd(momentum: float, nesterov: bool) -> optax.GradientTransformation:
 
 
 def _adam(momentum: float, nesterov: bool) -> optax.GradientTransformation:
-    return optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+    return _scale_by_adam(decay=0.9, square_decay=0.999, epsilon=1e-8)
+
+
+def _scale_by_adam(decay: float, square_decay: float, epsilon: float) -> optax.GradientTransformation:
+    """``m̂ / (√v̂ + ε)``, with the state of ``optax.scale_by_adam``.
+
+    Optax divides every number three times, which on a CPU takes longer than its memory traffic. Here, as in PyTorch,
+    the corrections are folded into two scalars: ``(1 / c₁) m / (√v / √c₂ + ε)`` with ``cᵢ = 1 - βᵢᵗ``.
+    """
+    plain = optax.scale_by_adam(decay, square_decay, epsilon)
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        count = optax.safe_increment(state.count)
+        mean = jax.tree.map(lambda m, g: decay * m + (1 - decay) * g, state.mu, gradients)
+        square = jax.tree.map(lambda v, g: square_decay * v + (1 - square_decay) * jnp.square(g), state.nu, gradients)
+
+        def direction(m: jax.Array, v: jax.Array) -> jax.Array:
+            steps = count.astype(m.dtype)
+            step_size = 1 / (1 - decay**steps)
+            shrink = jax.lax.rsqrt(1 - square_decay**steps)
+            return step_size * m / (jnp.sqrt(v) * shrink + epsilon)
+
+        return jax.tree.map(direction, mean, square), optax.ScaleByAdamState(count, mean, square)
+
+    return optax.GradientTransformation(plain.init, update)
 
 
 def _rmsprop(momentum: float, nesterov: bool) -> optax.GradientTransformation:

@@ -55,12 +55,14 @@ def curves(history: list[dict[str, Any]], file: Path) -> None:
     epochs = [entry["epoch"] for entry in history]
     for axes, name in zip(figure.subplots(1, 2), ("loss", metric), strict=True):
         for part in parts:
-            values = np.array([entry[part][name] for entry in history])  # (epochs, replicas)
-            (line,) = axes.plot(epochs, values.mean(axis=1), label=part, marker="." if len(epochs) < 30 else None)
+            values = np.array([entry[part][name] for entry in history], float)  # (epochs, replicas)
+            means = np.nanmean(values, axis=1)  # NaN where a replica had stopped early, and then left all numbers
+            (line,) = axes.plot(epochs, means, label=part, marker="." if len(epochs) < 30 else None)
             if values.shape[1] > 1:
-                axes.fill_between(epochs, values.min(axis=1), values.max(axis=1), alpha=0.2, color=line.get_color())
+                low, high = np.nanmin(values, axis=1), np.nanmax(values, axis=1)
+                axes.fill_between(epochs, low, high, alpha=0.2, color=line.get_color())
         axes.set(xlabel="epoch", ylabel="RMSE" if name == "rmse" else name)
-        if name != "accuracy" and max(max(entry[parts[-1]][name]) for entry in history) > 0:
+        if name != "accuracy" and values.size and np.nanmax(values) > 0:
             axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

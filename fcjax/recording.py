@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from fcjax.agreement import by_first, everyone, from_first
-from fcjax.checkpoint import CheckpointError, Checkpoints, Snapshot
+from fcjax.checkpoint import CheckpointError, Checkpoints
 from fcjax.config import TrainConfig, UsageError
 from fcjax.datasets import Dataset
 from fcjax.resume import fingerprint, refuse_other_settings
@@ -44,6 +44,7 @@ class Recorder:
         self._saved = time.monotonic()
         self._data = ""
         self._board: TensorBoard | None = None
+        self._restored: list[dict[str, Any]] | None = None  # the history of a resumed run whose files are yet untouched
         self._resumes = by_first(self._begin) == b"resumes"
         folder = from_first(str(directory.checkpoints.absolute()).encode()) if jax.process_count() > 1 else b""
         self._checkpoints = Checkpoints(
@@ -60,7 +61,7 @@ class Recorder:
             directory.create(config.to_json(), self._files)
             return b"begins"
         refuse_other_settings(directory.path, recorded, config)
-        if directory.finished and recorded["epochs"] == config.epochs:
+        if directory.finished == config.epochs:
             raise UsageError(
                 f"{directory.path}: expected a run to go on with, found one that is finished after "
                 f"{config.epochs} epochs (its results are in summary.json)"
@@ -68,7 +69,7 @@ class Recorder:
         return b"resumes"
 
     def open(self, run: Run, dataset: Dataset, say: Callable[[str], None]) -> None:
-        """Takes a resumed ``run`` to where its newest whole checkpoint was taken.
+        """Takes a resumed ``run`` to where its newest whole checkpoint was taken. Its other files are left as they are.
 
         Raises:
             UsageError: the checkpoint is of another model or of other data.
@@ -80,33 +81,28 @@ class Recorder:
             self._board = TensorBoard(self._directory.path / "tensorboard", run.epoch)
 
     def _go_on(self, run: Run, name: str, say: Callable[[str], None]) -> None:
-        content = by_first(lambda: self._newest(name, say))
-        if content:
-            snapshot = Snapshot.unpack(content)
-            self._checkpoints.note(snapshot)
-            run.restore(snapshot)
-            say(f"goes on after epoch {run.epoch}, step {run.step}")
-        by_first(lambda: self._rewind(run.history))
-
-    def _newest(self, name: str, say: Callable[[str], None]) -> bytes:
-        """The newest checkpoint that is whole; empty where there is none."""
         snapshot = self._checkpoints.newest(warn=lambda message: say(f"warning: {message}"))
         if snapshot is None:
             say(f"no checkpoint in {self._directory.path}: begins at the start")
-            return b""
-        if snapshot.facts["data"] != self._data:
+        elif snapshot.facts["data"] != self._data:
             raise UsageError(
                 f"{self._directory.path}: expected the data that the run was started with, found other data: "
                 f"{name} has changed since"
             )
-        return snapshot.pack()
+        else:
+            run.restore(snapshot)
+            say(f"goes on after epoch {run.epoch}, step {run.step}")
+        self._restored = list(run.history)
 
-    def _rewind(self, history: list[dict[str, Any]]) -> bytes:
-        self._directory.rewind(self._config.to_json(), self._files, history)
-        return b""
+    def _rewind(self) -> None:
+        """Brings the files to where a resumed run went on, when it has come further: a failed start loses nothing."""
+        history, self._restored = self._restored, None
+        if history is not None and self._writes:
+            self._directory.rewind(self._config.to_json(), self._files, history)
 
     def after_segment(self, run: Run, epoch_ended: bool) -> None:
         """Writes what is due: a line of metrics after an epoch, and perhaps a checkpoint."""
+        self._rewind()
         if epoch_ended and self._writes:
             self._directory.append_metrics(run.history[-1])
             if self._board:
@@ -140,6 +136,7 @@ class Recorder:
     def close(self, run: Run, summary: dict[str, object]) -> None:
         """Writes weights and, last, the summary, which marks the run as finished."""
         self.wait()
+        self._rewind()
         if not self._writes:
             return
         metadata = {"format": "fcjax", "seeds": json.dumps(run.seeds)}

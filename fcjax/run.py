@@ -12,14 +12,14 @@ from fcjax.checkpoint import CheckpointError, Snapshot, named_leaves, restored
 from fcjax.config import TrainConfig, UsageError
 from fcjax.datasets import Dataset, Split
 from fcjax.early_stopping import Standing, merged, standings
-from fcjax.metrics import figures
+from fcjax.metrics import figures, mean
 from fcjax.parallel import Parallel
 from fcjax.programs import Programs, joined, total
 from fcjax.train_state import TrainState
 
 __all__ = ["Run", "TrainingError"]
 
-Figures = dict[str, list[float]]  # name -> one number per replica
+Figures = dict[str, list[float | None]]  # name -> one number per replica; None after an early stop, if it is no number
 
 
 class TrainingError(UsageError):
@@ -70,16 +70,11 @@ class Run:
         """At the end: the figures of every evaluated split, and in ``state`` the weights that gave them.
 
         Those are of the last epoch, or with early stopping of each replica's best.
-
-        Raises:
-            TrainingError: no validation loss was a number.
         """
         last = self.history[-1]
         if not self.standings:
             return {part: last[part] for part in self.programs.evaluations}
         best = [standing.best for standing in self.standings]
-        if 0 in best:
-            raise TrainingError("validation loss: expected a finite number, found none in any epoch")
         params, buffers = self.best
         average = None if self.state.average is None else params
         own = self.state.params if average is not None else params
@@ -150,7 +145,7 @@ class Run:
         if len(self.history) != self.epoch:
             raise CheckpointError(f"step {self.step}: expected {self.epoch} epochs, found {len(self.history)}")
 
-    def figures(self, sums: dict[str, np.ndarray], split: Split) -> Figures:
+    def figures(self, sums: dict[str, np.ndarray], split: Split) -> dict[str, list[float]]:
         """Figures of every replica."""
         one_each = [
             figures({name: values[k] for name, values in sums.items()}, self.dataset, split.targets)
@@ -161,14 +156,14 @@ class Run:
     def _record_epoch(self) -> None:
         sums, self.sums = total(self._joined(), self.config.replicas), []
         entry: dict[str, Any] = {"epoch": self.epoch, "step": self.step}
-        entry["train"] = self.figures(sums, self.dataset.train)
-        self._expect_finite("training", entry["train"])
+        stopped = [standing.stopped for standing in self.standings] or [False] * self.config.replicas
+        entry["train"] = self._finite("training", self.figures(sums, self.dataset.train), stopped)
         if (scale := self.state.loss_scale) is not None:
             entry["loss_scale"] = np.atleast_1d(jax.device_get(scale.value)).tolist()
             entry["skipped_steps"] = np.atleast_1d(jax.device_get(scale.skipped)).tolist()
         for part in self.programs.evaluations:
-            entry[part] = self.figures(self.programs.evaluate(part, self.state, self.epoch), self.dataset.parts()[part])
-            self._expect_finite(part, entry[part])
+            found = self.figures(self.programs.evaluate(part, self.state, self.epoch), self.dataset.parts()[part])
+            entry[part] = self._finite(part, found, stopped)
         entry["samples_per_second"] = round(self.samples / self.epoch_seconds, 1)
         entry["seconds"] = round(self.epoch_seconds, 4)
         self.train_seconds, self.epoch_seconds = self.train_seconds + self.epoch_seconds, 0.0
@@ -192,14 +187,15 @@ class Run:
         if not self.history:
             return None
         entry = self.history[-1]
-        loss = float(np.mean(entry.get("validation", entry["train"])["loss"]))
-        return loss if math.isfinite(loss) else None
+        return mean(entry.get("validation", entry["train"])["loss"])
 
-    def _expect_finite(self, part: str, figures: Figures) -> None:
+    def _finite(self, part: str, figures: dict[str, list[float]], stopped: list[bool]) -> Figures:
+        """The same figures; None for what is no number, which only a replica that has stopped may come to."""
         for name, values in figures.items():
-            for seed, value in zip(self.seeds, values, strict=True):
-                if not math.isfinite(value):
+            for seed, value, over in zip(self.seeds, values, stopped, strict=True):
+                if not (over or math.isfinite(value)):
                     raise self._diverged(f"expected a finite {part} {name}, found {value} (seed {seed})")
+        return {name: [v if math.isfinite(v) else None for v in values] for name, values in figures.items()}
 
     def _expect_finite_arrays(self, result: Any) -> None:
         """A net may have become useless in the last step, after the last loss of training was taken."""

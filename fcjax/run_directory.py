@@ -67,9 +67,20 @@ class RunDirectory:
         raise UsageError(f"{self.path / CONFIG}: expected the settings of a run as JSON, found something else")
 
     @property
-    def finished(self) -> bool:
-        """Whether the run came to its end."""
-        return (self.path / SUMMARY).exists()
+    def finished(self) -> int | None:
+        """After how many epochs the run came to its end; None where it didn't.
+
+        Raises:
+            UsageError: ``summary.json`` isn't one of ours.
+        """
+        if not (self.path / SUMMARY).exists():
+            return None
+        try:
+            return int(json.loads((self.path / SUMMARY).read_text())["epochs"])
+        except (OSError, ValueError, LookupError, TypeError):
+            raise UsageError(
+                f"{self.path / SUMMARY}: expected the summary of a run as JSON, found something else"
+            ) from None
 
     @property
     def checkpoints(self) -> Path:
@@ -82,15 +93,12 @@ class RunDirectory:
         Raises:
             UsageError: a file can't be deleted or written.
         """
-        finished = [self.path / name for name in (SUMMARY, WEIGHTS)]  # of a run that was finished and now goes on
-        for path in [*finished, *self.path.glob(".*.tmp")]:
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                raise self._unwritable(path.name, error) from error
+        self._remove(*self.path.glob(".*.tmp"))
         self._describe(config, files)
         text = "".join(self._line(METRICS, line) + "\n" for line in history)
         self._write(METRICS, lambda path: path.write_text(text))
+        # Of a run that was finished and now goes on; last, so that they are still there if the disk was full.
+        self._remove(self.path / SUMMARY, self.path / WEIGHTS)
 
     def append_metrics(self, line: dict[str, object]) -> None:
         """Adds one line to ``metrics.jsonl``."""
@@ -115,6 +123,13 @@ class RunDirectory:
         self._write_json(CONFIG, config)
         for name, text in files.items():
             self._write(name, partial(Path.write_text, data=text, encoding="utf-8"))
+
+    def _remove(self, *paths: Path) -> None:
+        for path in paths:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise self._unwritable(path.name, error) from error
 
     def _unwritable(self, name: str, error: Exception) -> UsageError:
         return UsageError(f"{self.path / name}: can't be written: {getattr(error, 'strerror', None) or error}")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from flax import nnx
@@ -37,7 +38,12 @@ class ModelSpec:
     arguments: dict[str, Any]
 
     def __call__(self, rngs: nnx.Rngs) -> nnx.Module:
-        return MODELS[self.name](**self.arguments, rngs=rngs)
+        return self._drawn(rngs)
+
+    @cached_property
+    def _drawn(self) -> Callable[[nnx.Rngs], nnx.Module]:
+        """One compiled program draws all weights: number by number, a start would wait for thirty small ones."""
+        return nnx.jit(lambda rngs: MODELS[self.name](**self.arguments, rngs=rngs))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, of which ``ModelSpec(**values)`` makes an equal object."""

@@ -35,8 +35,9 @@ class TensorBoard:
         for part, figures in entry.items():
             for name, values in figures.items() if isinstance(figures, dict) else ():
                 for number, value in enumerate(values):
-                    replica = f"/replica {number} (seed {seeds[number]})" if len(values) > 1 else ""
-                    self._writer.add_scalar(f"{part}/{name}{replica}", value, epoch)
+                    replica = f"/replica_{number}_seed_{seeds[number]}" if len(values) > 1 else ""
+                    if value is not None:
+                        self._writer.add_scalar(f"{part}/{name}{replica}", value, epoch)
         self._writer.add_scalar("samples_per_second", entry["samples_per_second"], epoch)
         self._writer.flush()
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from fcjax.batch_norm import whole_batch
-from fcjax.layers import drop, row_keys
+from fcjax.layers import drop, folded, row_keys
 from fcjax.losses import Loss
 from fcjax.metrics import Sums, measure
 from fcjax.precision import FLOAT32, Policy, all_finite
@@ -28,7 +28,7 @@ INPUTS, ADVERSARY = 2**16, 2**16 + 1
 
 def stream_key(key: jax.Array, stream: int, position: jax.Array) -> jax.Array:
     """The key for ``position`` (an epoch, a step) in ``stream``."""
-    return jax.random.fold_in(jax.random.fold_in(key, stream), position)
+    return folded(folded(key, stream), position)
 
 
 @jax.tree_util.register_dataclass
@@ -113,7 +113,7 @@ class Learner:
         keys = row_keys(stream_key(state.key, DROPOUT, state.step), batch.rows)
         scale = state.loss_scale
         if self.input_dropout:
-            x = drop(x, self.input_dropout, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, INPUTS))
+            x = drop(x, self.input_dropout, folded(keys, INPUTS))
         if self.adversarial:
             x = self._moved(state, x, y, keys)
 
@@ -215,7 +215,7 @@ def _together(outputs: jax.Array) -> jax.Array:
 
 
 def _uniform(key: jax.Array) -> jax.Array:
-    return jax.random.uniform(jax.random.fold_in(key, ADVERSARY))
+    return jax.random.uniform(folded(key, ADVERSARY))
 
 
 def _scale(x: jax.Array, scaling: "Scaling | None") -> jax.Array:

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from fcjax.agreement import everyone
@@ -21,7 +20,7 @@ from fcjax.ensemble import ensemble_figures
 from fcjax.feeding import Streamed
 from fcjax.interruption import Interruption, TrainingInterrupted
 from fcjax.losses import Loss, default_loss
-from fcjax.metrics import describe
+from fcjax.metrics import describe, mean
 from fcjax.parallel import Parallel, make_parallel
 from fcjax.preparation import ModelFactory, policy_of, prepare
 from fcjax.programs import Programs
@@ -115,9 +114,9 @@ def fit(
         if isinstance(programs.feed, Streamed):
             reporter.say(str(programs.feed))
         run = Run(config, dataset, parallel, programs, state)
-        if recorder:
-            recorder.open(run, dataset, reporter.say)
         with explaining_a_lost_process():
+            if recorder:
+                recorder.open(run, dataset, reporter.say)
             _train(run, recorder, reporter, interruption)
         about = {"task": dataset.name, "model": name, "parameters": parameters}
         result = _result(run, learner, about, started)
@@ -148,8 +147,8 @@ def _train(run: Run, recorder: Recorder | None, reporter: Reporter, interruption
 def _report(run: Run, seconds: float, reporter: Reporter) -> None:
     """Shows the last epoch; ``seconds`` is what an epoch takes."""
     entry = run.history[-1]
-    means = {name: float(np.mean(values)) for name, values in entry["test"].items()}
-    loss = float(np.mean(entry["train"]["loss"]))
+    means = {name: mean(values) for name, values in entry["test"].items()}
+    loss = mean(entry["train"]["loss"])
     remaining = seconds * (run.config.epochs - run.epoch)
     reporter.epoch(run.epoch, loss, f"test {describe(means)}", entry["samples_per_second"], remaining)
 

@@ -13,7 +13,6 @@ from compare.verdict import (
     SAMENESS_FACTOR,
     compare_arrays,
     largest_relative,
-    own_rounding,
     worst,
 )
 
@@ -23,7 +22,11 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def compare_runs(
-    evidence: Evidence, select: Callable[[Run], Arrays], found: Run, label: str = "", lower: Run | None = None
+    evidence: Evidence,
+    select: Callable[[Run], Arrays],
+    found: Run,
+    label: str = "",
+    own: Callable[[str, np.ndarray], float] = lambda path, array: 0.0,
 ) -> list[Leaf]:
     """Leaf by leaf: the reference's arrays against ``found``'s, allowed what moving the reference by a rounding does.
 
@@ -32,11 +35,9 @@ def compare_runs(
         select: which arrays of a run are compared.
         found: the run that is judged.
         label: the leg, appended to the leaf's path; empty for Flax.
-        lower: the same leg in float32, which tells how much it rounds itself. How accurate a port may be is another
-            check's question.
+        own: how much the leg rounds itself, by path and array. How accurate a port may be is another check's question.
     """
     reference, other = select(evidence.reference), select(found)
-    in_float32 = {} if lower is None else select(lower)
     suffix = f" ({label})" if label else ""
     leaves = []
     for path, array in reference.items():
@@ -48,7 +49,7 @@ def compare_runs(
             leaves.append(_exact(name, array, other[path]))
             continue
         moved = float(np.max(select(evidence.moved)[path], initial=0.0))
-        allowed = SAMENESS_FACTOR * max(moved, own_rounding(other[path], in_float32.get(path)))
+        allowed = SAMENESS_FACTOR * max(moved, own(path, other[path]))
         leaf = compare_arrays(name, array, other[path], allowed)
         if not leaf.agrees and evidence.constants is not None and not label:
             moved = float(np.max(select(evidence.constants).get(path, 0.0), initial=0.0))

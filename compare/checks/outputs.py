@@ -11,6 +11,7 @@ from compare.evidence import Evidence, Gathered
 from compare.legs.run import TIES, Case
 from compare.result import CheckResult, Leaf
 from compare.structure import flatten
+from compare.verdict import own_rounding
 
 __all__ = ["beside_caches", "check_outputs", "with_broken"]
 
@@ -36,7 +37,9 @@ def _own_inputs(item: Evidence) -> bool:
 
 
 def _leaves(item: Evidence) -> list[Leaf]:
-    leaves = compare_runs(item, lambda run: run.outputs, item.flax, lower=item.flax32)
+    lower = {} if item.flax32 is None else item.flax32.outputs
+    own = lambda path, found: own_rounding(found, lower.get(path))  # noqa: E731
+    leaves = compare_runs(item, lambda run: run.outputs, item.flax, own=own)
     if item.numpy is not None:
         leaves += compare_runs(item, lambda run: run.outputs, item.numpy, "NumPy")
     return leaves

@@ -1,11 +1,11 @@
 """Is the port as accurate in float32 as the original?"""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from compare.evidence import Evidence
-from compare.legs.run import TIES, Case, Run
+from compare.legs.run import TIES, Case
 from compare.result import CheckResult, Leaf
 from compare.verdict import PRECISION_FACTOR, compare_arrays, largest_relative, worst
 
@@ -63,26 +63,21 @@ def _leaves(evidence: Sequence[Evidence]) -> list[Leaf]:
 
 def float32_errors(item: Evidence) -> tuple[list[Leaf], list[Leaf]]:
     """Flax's float32 errors of outputs and of gradients in one case."""
-    return item.once("precision", lambda: (_errors(item, lambda run: run.outputs), _errors(item, _gradients)))
+    return item.once("precision", lambda: _errors(item))
 
 
-def _errors(item: Evidence, select: Callable[[Run], Mapping[str, np.ndarray]]) -> list[Leaf]:
-    leaves: list[Leaf] = []
+def _errors(item: Evidence) -> tuple[list[Leaf], list[Leaf]]:
     if not item.finite or item.case.aside not in ("", TIES):
-        return leaves
+        return [], []
     if item.flax32 is None or item.torch32 is None or item.error32 is None:
-        return leaves
-    truth, found, theirs = select(item.reference), select(item.flax32), select(item.torch32)
-    for path, array in truth.items():
+        return [], []
+    leaves: list[Leaf] = []
+    found, theirs = item.flax32.outputs, item.torch32.outputs
+    for path, array in item.reference.outputs.items():
         if path not in found or not np.issubdtype(array.dtype, np.floating):
             continue
-        error = float(select(item.error32)[path])
+        error = float(item.error32.outputs[path])
         if found[path].shape != array.shape or not np.isfinite(error) or not np.isfinite(theirs[path]).all():
             continue  # other checks speak of shapes; where torch itself overflows there is no standard
         leaves.append(compare_arrays(path or "output", array, found[path], PRECISION_FACTOR * error))
-    return leaves
-
-
-def _gradients(run: Run) -> Mapping[str, np.ndarray]:
-    named = {**run.parameter_gradients, **{f"input {path}": g for path, g in run.input_gradients.items()}}
-    return {f"gradient of {name}": gradient for name, gradient in named.items() if gradient is not None}
+    return leaves, [leaf for leaf in item.gradients32.values() if np.isfinite(leaf.allowed)]

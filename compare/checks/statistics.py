@@ -1,5 +1,6 @@
 """Running statistics after one call in training mode."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -25,7 +26,7 @@ def check_statistics(evidence: Sequence[Evidence], momenta: Mapping[str, float],
         strict: whether a difference only at ties and zeros fails.
     """
     used = [item for item in evidence if not item.case.forward_only]
-    found = [(item, compare_runs(item, _statistics, item.flax, lower=item.flax32)) for item in used]
+    found = [(item, compare_runs(item, _statistics, item.flax, own=functools.partial(_own, item))) for item in used]
     if not any(leaves for _, leaves in found):
         return CheckResult("statistics", "skipped", "the torch model keeps no running statistics")
     result = judge("statistics", found, "running statistics", strict)
@@ -42,6 +43,10 @@ def check_statistics(evidence: Sequence[Evidence], momenta: Mapping[str, float],
 def _statistics(run: Run) -> Mapping[str, np.ndarray]:
     kinds = ("running_mean", "running_var")
     return {name: array for name, array in run.statistics.items() if name.endswith(kinds)}
+
+
+def _own(item: Evidence, path: str, found: np.ndarray) -> float:
+    return own_rounding(found, None if item.flax32 is None else item.flax32.statistics.get(path))
 
 
 def _unbiased(evidence: Sequence[Evidence], path: str, momenta: Mapping[str, float]) -> bool:
@@ -63,8 +68,7 @@ def _unbiased(evidence: Sequence[Evidence], path: str, momenta: Mapping[str, flo
         if not count >= 2:
             return False
         moved = float(item.moved.statistics[path])
-        lower = None if item.flax32 is None else item.flax32.statistics.get(path)
-        own = own_rounding(found, lower)  # a fast variance rounds more than torch's
+        own = _own(item, path, found)  # a fast variance rounds more than torch's
         if not compare_arrays(path, new - share * unbiased / count, found, SAMENESS_FACTOR * max(moved, own)).agrees:
             return False
     return True

@@ -6,9 +6,12 @@ from typing import Any
 
 from flax import nnx
 
+from compare.checks.precision import float32_errors
 from compare.evidence import Evidence
 from compare.legs.flax_leg import FlaxLeg
+from compare.legs.torch_leg import TorchLeg
 from compare.result import Cause
+from compare.rounding import flax_in_working_precision
 
 __all__ = ["FAST_VARIANCE", "low_precision_causes", "rerun", "without_fast_variance"]
 
@@ -41,10 +44,12 @@ def low_precision_causes(leg: FlaxLeg) -> tuple[Cause, ...]:
     return (Cause("lower_precision", f"values are cast to {'; '.join(low)}", "compute in torch's precision", seen),)
 
 
-def rerun(evidence: Sequence[Evidence], leg: FlaxLeg) -> tuple[Evidence, ...]:
-    """The evidence with another Flax leg's float32 runs, apart from cases in which nothing was left to explain."""
-    return tuple(
-        item if item.flax32 is None else dataclasses.replace(item, flax32=leg.run(item.case))
-        for item in evidence
-        if not item.condensed
-    )
+def rerun(evidence: Sequence[Evidence], leg: FlaxLeg, torch64: TorchLeg) -> tuple[Evidence, ...]:
+    """The cases in which float32 is less accurate, with another Flax leg's float32 runs."""
+    found = []
+    for item in evidence:
+        if not all(leaf.agrees for leaves in float32_errors(item) for leaf in leaves):
+            reference = torch64.run(item.case) if item.condensed else item.reference
+            flax32, gradients32 = flax_in_working_precision(leg, item.case, reference, item.error32)
+            found.append(dataclasses.replace(item, flax32=flax32, gradients32=gradients32))
+    return tuple(found)

@@ -34,7 +34,7 @@ class FlaxFunction:
     """A Flax model without its state.
 
     Args:
-        leaves: every parameter, statistic and buffer by dotted path.
+        leaves: every parameter, statistic and buffer by dotted path, as the model itself holds them: not to be changed.
         kinds: what each leaf is.
         apply: ``(leaves, call, watch) -> (output, leaves after the call)``, traceable by JAX; ``watch`` records
             checkpoints, None does not.
@@ -101,7 +101,7 @@ def _nnx_function(model: nnx.Module, mode: Mode, static: dict[str, Any]) -> Flax
     names = {path: ".".join(str(part) for part in path) for path in kept}
     order = {path: number for number, path in enumerate(_definition_order(model, (), set()))}
     defined = sorted(kept, key=lambda path: order.get(tuple(map(str, path)), len(order)))
-    leaves = {names[path]: np.array(_value(kept[path])) for path in defined}
+    leaves = {names[path]: np.asarray(_value(kept[path])) for path in defined}
     kinds: dict[str, LeafKind] = {names[path]: _nnx_kind(variable) for path, variable in kept.items()}
 
     def apply(
@@ -202,7 +202,7 @@ def _linen_function(
     names = _linen_names(list(flat))
     # JAX sorts by name; the dictionaries themselves stand in the order in which modules were first called.
     defined = [path for path in _insertion_order(variables, ()) if path in flat]
-    leaves = {names[path]: np.array(flat[path]) for path in dict.fromkeys((*defined, *flat))}
+    leaves = {names[path]: np.asarray(flat[path]) for path in dict.fromkeys((*defined, *flat))}
     kinds: dict[str, LeafKind] = {
         names[path]: {"params": "parameter", "batch_stats": "statistic"}.get(path[0], "buffer")  # type: ignore[misc]
         for path in flat

@@ -1,6 +1,7 @@
 """The Flax leg: traced once per precision and shape, compiled, and run on every case."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from compare.legs.flax_dropout import replay_in_flax
 from compare.legs.flax_function import FlaxFunction
 from compare.legs.lift import independent_outputs
 from compare.legs.program import compile_program
-from compare.legs.run import Case, Run
+from compare.legs.run import Case, Reduce, Run, reduced
 from compare.legs.watch import Checkpoint, FlaxWatch
 from compare.result import UsageError
 from compare.structure import Call, as_call, flatten, is_floating, rebuild
@@ -60,31 +61,32 @@ class FlaxLeg:
         self.loss = loss
         self.islands: tuple[str, ...] = ()
         self.constants: tuple[str, ...] = ()
-        self._compiled: dict[str, Callable[[Arguments, int | None], Run]] = {}
+        self._compiled: dict[str, Callable[[Arguments, int | None, Reduce | None], Run]] = {}
         self._masks: tuple[Any, ...] = ()
         self._traced: dict[str, Callable[[Arguments], tuple[Checkpoint, ...]]] = {}
 
-    def run(self, case: Case, constants_seed: int | None = None) -> Run:
+    def run(self, case: Case, constants_seed: int | None = None, reduce: Reduce | None = None) -> Run:
         """Runs ``case`` forward, and backward if it has cotangents.
 
         Args:
             case: weights, inputs, cotangents and dropout masks.
             constants_seed: then ``constants`` are moved by a rounding of their own precision.
+            reduce: what is kept of each gradient; all of it when None.
         """
         with self._precision():
             arguments = self._arguments(case)
             key = _signature(arguments)
             if key not in self._compiled:
                 self._compiled[key] = self._compile(case.call, arguments)
-            return self._compiled[key](arguments, constants_seed)
+            return self._compiled[key](arguments, constants_seed, reduce)
 
-    def with_tables(self, case: Case, own: bool) -> Run:
+    def with_tables(self, case: Case, own: bool, reduce: Reduce | None = None) -> Run:
         """``case`` as it is traced outside 64-bit mode, lifted; its tables too, or ``own`` as the port holds them."""
         islands, constants = self.islands, self.constants
         try:
             with self._precision():
                 arguments = self._arguments(case)
-                return self._compile(case.call, arguments, own)(arguments, None)
+                return self._compile(case.call, arguments, own)(arguments, None, reduce)
         finally:
             self.islands, self.constants = islands, constants
 
@@ -162,16 +164,20 @@ class FlaxLeg:
             yield
 
     def _arguments(self, case: Case) -> Arguments:
-        leaves = {**self.function.leaves, **self.mapping.to_flax(case.weights)}
-        kinds = self.function.kinds
-        own = {path: self.function.leaves[path].dtype for path in leaves}
+        kinds, own = self.function.kinds, {path: leaf.dtype for path, leaf in self.function.leaves.items()}
         low = (
             None
             if self.precision == "float64"
-            else shared_16_bit_type([own[path] for path in leaves if kinds[path] == "parameter"])
+            else shared_16_bit_type([dtype for path, dtype in own.items() if kinds[path] == "parameter"])
         )
-        parameters = {path: self._cast(leaf, low) for path, leaf in leaves.items() if kinds[path] == "parameter"}
-        others = {path: self._cast(leaf, own[path]) for path, leaf in leaves.items() if kinds[path] != "parameter"}
+        parameters: dict[str, Any] = {}
+        others: dict[str, Any] = {}
+        # One by one, so that only the device's arrays are all there at once.
+        for path, leaf in itertools.chain(self.mapping.flax_leaves(case.weights), self.function.leaves.items()):
+            if kinds[path] != "parameter":
+                others.setdefault(path, self._cast(leaf, own[path]))
+            elif path not in parameters:
+                parameters[path] = jax.device_put(self._cast(leaf, low))
         inputs = flatten(case.call)
         floating = {path: self._cast(array, low) for path, array in inputs.items() if is_floating(array)}
         integers = {path: _canonical(array) for path, array in inputs.items() if not is_floating(array)}
@@ -188,7 +194,7 @@ class FlaxLeg:
 
     def _compile(
         self, call: Call, arguments: Arguments, own_tables: bool | None = None
-    ) -> Callable[[Arguments, int | None], Run]:
+    ) -> Callable[[Arguments, int | None, Reduce | None], Run]:
         def flat_function(given: Arguments) -> Any:
             return self._forward_and_backward(call, *given)
 
@@ -207,20 +213,23 @@ class FlaxLeg:
         structure = jax.tree.structure(shape)
         by_function = {rule.target for rule in self.mapping.rules if rule.transform is not None}  # no known inverse
         constant = jax.tree.unflatten(structure, independent_outputs(closed))
-        program = compile_program(closed, jax.tree.leaves(arguments), self.precision, bool(own_tables))
+        # Gradients take the place of their parameters.
+        donated = len(arguments[0]) if arguments[4] and not without else 0
+        program = compile_program(closed, jax.tree.leaves(arguments), self.precision, bool(own_tables), donated)
         self.islands, self.constants = program.islands, program.constants
 
-        def run(given: Arguments, constants_seed: int | None) -> Run:
+        def run(given: Arguments, constants_seed: int | None, reduce: Reduce | None) -> Run:
             results = program.run(jax.tree.leaves(given), constants_seed)
             values = jax.tree.unflatten(structure, [wide(result) for result in results])
             outputs, parameters, inputs, statistics = values
             gradients = {path: None if constant[1][path] else array for path, array in parameters.items()}
             inputs = {} if isinstance(self.to_flax, Call) else inputs
+            from_inputs = {path: None if constant[2][path] else array for path, array in inputs.items()}
             return Run(
                 outputs=outputs,
                 without_gradients=without,
-                parameter_gradients=self.mapping.gradients_to_torch(gradients),
-                input_gradients={path: None if constant[2][path] else array for path, array in inputs.items()},
+                parameter_gradients=reduced(reduce, "parameter_gradients", self.mapping.gradients_to_torch(gradients)),
+                input_gradients=reduced(reduce, "input_gradients", from_inputs),
                 statistics=self.mapping.to_torch({p: a for p, a in statistics.items() if p not in by_function}),
             )
 

@@ -1,6 +1,7 @@
 """A traced Flax function, compiled: as it is in float32, with its islands lifted in float64."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -32,7 +33,11 @@ class Program:
 
 
 def compile_program(
-    closed: Any, arguments: list[Any], precision: Literal["float64", "float32"], own_tables: bool = False
+    closed: Any,
+    arguments: list[Any],
+    precision: Literal["float64", "float32"],
+    own_tables: bool = False,
+    donated: int = 0,
 ) -> Program:
     """``closed``, compiled: in float64 with its islands lifted, or left as they are where that can't be done.
 
@@ -41,33 +46,45 @@ def compile_program(
         arguments: flat, of the shapes and dtypes that it will be called with.
         precision: that of the arguments; in float64 64-bit mode is on.
         own_tables: whether what depends on no argument keeps the precision it was traced in.
+        donated: so many of the first arguments are given up, so that results of their shapes take their place.
     """
     plain = jex.jaxpr_as_fun(closed)
+
+    def lowered(function: Callable[..., Any], *moves: np.ndarray) -> Any:
+        jitted = jax.jit(lambda given, kept, *moves: function(*given, *kept, *moves), donate_argnums=0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+            return jitted.lower(arguments[:donated], arguments[donated:], *moves)
+
+    def compiled(lowered: Any) -> Callable[..., Any]:
+        run = _compiled(lowered)
+        return lambda leaves, *moves: run(leaves[:donated], leaves[donated:], *moves)
+
     if precision == "float32":
-        return _unmoved(_compiled(jax.jit(lambda leaves: plain(*leaves)).lower(arguments)))
+        return _unmoved(compiled(lowered(plain)))
     lifted = lift(closed, own_tables)
     try:
-        lowered = jax.jit(lambda leaves: lifted(*leaves)).lower(arguments)
+        program = lowered(lifted)
         still = np.zeros(len(lifted.constants))
         if lifted.constants:  # only now known, and seldom any
-            lowered = jax.jit(lambda leaves, moves: lifted(*leaves, moves=moves)).lower(arguments, still)
-        compiled = _compiled(lowered)
+            program = lowered(lambda *leaves: lifted(*leaves[:-1], moves=leaves[-1]), still)
+        function = compiled(program)
     except Exception as error:
         failure = f"none, lifting failed ({type(error).__name__}: {str(error)[:100]})"
-        return _unmoved(_compiled(jax.jit(lambda leaves: plain(*leaves)).lower(arguments)), (failure,))
+        return _unmoved(compiled(lowered(plain)), (failure,))
     islands = tuple(dict.fromkeys(lifted.islands))
     if not lifted.constants:
-        return _unmoved(compiled, islands)
+        return _unmoved(function, islands)
 
     def run(leaves: list[Any], seed: int | None = None) -> Any:
         random = np.random.default_rng(seed)
-        return compiled(leaves, still if seed is None else random.uniform(-1, 1, still.size))
+        return function(leaves, still if seed is None else random.uniform(-1, 1, still.size))
 
     return Program(run, islands, tuple(dict.fromkeys(lifted.constants.values())))
 
 
-def _unmoved(compiled: Any, islands: tuple[str, ...] = ()) -> Program:
-    return Program(lambda leaves, seed=None: compiled(leaves), islands)
+def _unmoved(function: Callable[..., Any], islands: tuple[str, ...] = ()) -> Program:
+    return Program(lambda leaves, seed=None: function(leaves), islands)
 
 
 def _compiled(lowered: Any) -> Any:

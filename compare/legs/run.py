@@ -1,16 +1,19 @@
 """A case, and what one leg makes of it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
 from compare.structure import Call
 
-__all__ = ["TIES", "Case", "Flow", "Run", "flow", "zeros_for_none"]
+__all__ = ["TIES", "Case", "Flow", "Reduce", "Run", "flow", "reduced", "zeros_for_none"]
 
 Flow = Literal["none", "zero", "non-zero"]
+
+Reduce = Callable[[str, str, np.ndarray], Any]
+"""What a run keeps of a gradient: from its field in ``Run``, its path and the gradient, which is not kept then."""
 
 TIES = "at ties and exact zeros"
 
@@ -30,7 +33,8 @@ class Case:
         cancels: whether these are not the user's inputs and vary little about a large mean. Flax's norms compute
             E[x²] - E[x]² unless told not to, and are less accurate there: a note.
         driven: whether the weights drive the layers far out, where gates saturate and float32 says little.
-        forward_only: whether only the float64 outputs are compared, since the case costs programs of its own.
+        forward_only: whether only the float64 outputs are compared, since the case costs programs of its own, or much
+            time.
     """
 
     name: str
@@ -63,6 +67,12 @@ class Run:
     statistics: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     without_gradients: str = ""
     checkpoints: tuple[Any, ...] = ()
+
+
+def reduced(reduce: Reduce | None, field: str, gradients: Mapping[str, np.ndarray | None]) -> dict[str, Any]:
+    """What is kept of ``gradients``: all where ``reduce`` is None."""
+    keep = reduce or (lambda field, path, array: array)
+    return {path: None if array is None else keep(field, path, array) for path, array in gradients.items()}
 
 
 def flow(gradient: np.ndarray | None, noise: float = 0.0) -> Flow:

@@ -1,7 +1,11 @@
-"""The PyTorch leg: the reference, run eagerly on a deep copy in the precision asked for."""
+"""The PyTorch leg: the reference, run eagerly on a deep copy in the precision asked for.
+
+The copy's parameters hold numbers from the first run until ``unload``: a leg that waits takes no memory.
+"""
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal
@@ -13,23 +17,25 @@ from torch.autograd.graph import saved_tensors_hooks
 from compare.legs.dropout import TorchMasks
 from compare.legs.dtypes import shared_16_bit_type
 from compare.legs.lookups import Lookup, Lookups
-from compare.legs.run import Case, Run
+from compare.legs.memory import give_back
+from compare.legs.noise import Noise
+from compare.legs.run import Case, Reduce, Run
 from compare.legs.scores import Scores
 from compare.legs.torch_lift import TorchLift, raise_plain_tensors
 from compare.legs.watch import Reached, TorchWatch
 from compare.result import UsageError
 from compare.structure import Call, flatten, is_floating, rebuild, to_numpy
-from compare.verdict import unit_roundoff
 
 __all__ = ["TorchLeg"]
 
 Precision = Literal["float64", "float32"]
 
+# Weights of this many numbers, 64 MB in float32, take so long that cases beyond the given and the redrawn weights are
+# compared forward only.
+_LARGE = 2**24
+
 # What a last layer returns is often a logarithm's argument: e^-745 is zero in float64, and nothing compares with it.
 _HEAD = 30.0
-
-# So many moves are drawn for one tensor; a larger one repeats them, with a prime period: no row is like the next.
-_DRAWN = 65537
 
 
 class TorchLeg:
@@ -56,17 +62,23 @@ class TorchLeg:
         self.mode = mode
         self.select = select
         self.loss = loss
-        own = copy.deepcopy(model).cpu()
+        own = copy.deepcopy(model, {id(p): _hollow(p) for p in model.parameters() if type(p) is torch.nn.Parameter})
+        own = own.cpu()
         # The working precision is the one that the model holds; a model in float64 is used in float32 by its port.
         self.low = shared_16_bit_type([p.dtype for p in own.parameters()]) if precision == "float32" else None
         if self.low is None:
             raise_plain_tensors(own, self.dtype)
+            for parameter in own.parameters():
+                if parameter.is_floating_point():
+                    parameter.data = _hollow(parameter, self.dtype).data
             own = own.to(self.dtype)
         self.model = own.train(mode == "train")
         self._parameters = dict(self.model.named_parameters())
         # Tied names are listed once, as the mapping lists them.
         self._buffers = dict(self.model.named_buffers())
         self._loaded: Mapping[str, np.ndarray] | None = None
+        self.size = sum(tensor.numel() for tensor in (self._parameters | self._buffers).values())
+        self.large = self.size >= _LARGE
 
     def run(
         self,
@@ -76,6 +88,7 @@ class TorchLeg:
         edit: AbstractContextManager[Any] | None = None,
         clock: Callable[[], int] = lambda: 0,
         until: int | None = None,
+        reduce: Reduce | None = None,
     ) -> Run:
         """Runs ``case`` forward, and backward if it has cotangents.
 
@@ -86,8 +99,9 @@ class TorchLeg:
             edit: a hypothesis: a context in which the model computes something else.
             clock: read at each checkpoint.
             until: number of the checkpoint to stop at; then there are checkpoints only, without gradients.
+            reduce: what is kept of each gradient as it arises; all of it when None.
         """
-        noise = None if perturbation is None else _Noise(perturbation)
+        noise = None if perturbation is None else Noise(perturbation)
         self._load(case.weights, noise)
         arguments, leaves = self._arguments(case.call, noise)
         watch = TorchWatch(clock, until) if trace else None
@@ -98,11 +112,11 @@ class TorchLeg:
         with self._environment(case, noise, watch), edit or contextlib.nullcontext():
             returned = self.model(*arguments.args, **arguments.kwargs)
             outputs = self._outputs(returned)
-            gradients = self._backward(outputs, leaves, case, watch is not None)
+            gradients = self._backward(outputs, leaves, case, reduce) if case.cotangents else {}
         return Run(
             outputs={path: to_numpy(value) for path, value in outputs.items()},
-            parameter_gradients={name: gradients[f"p.{name}"] for name in self._parameters} if gradients else {},
-            input_gradients={path: gradients[f"i.{path}"] for path in leaves} if gradients else {},
+            parameter_gradients=gradients.get("parameter_gradients", {}),
+            input_gradients=gradients.get("input_gradients", {}),
             statistics={name: to_numpy(value) for name, value in self._buffers.items()},
             checkpoints=watch.checkpoints() if watch else (),
         )
@@ -131,9 +145,16 @@ class TorchLeg:
         self._explore(case, self._own_masks(0), lambda _: seen)
         return seen
 
-    def driven(self, case: Case, size: float) -> dict[str, np.ndarray]:
-        """``case``'s weights, scaled layer by layer: each then returns values of about ``size``, the last one of 30."""
-        done: set[int] = set()
+    def unload(self) -> None:
+        """Lets go of all weights, until the next run."""
+        self._loaded = None
+        for parameter in self._parameters.values():
+            parameter.data, parameter.grad = _hollow(parameter).data, None
+        give_back()
+
+    def driven(self, case: Case, size: float) -> dict[str, float]:
+        """Factors for ``case``'s weights by which each layer returns values of about ``size``, the last one of 30."""
+        done: dict[int, float] = {}
         last: list[torch.Tensor] = []
 
         def drive(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
@@ -144,7 +165,7 @@ class TorchLeg:
                 return None
             for parameter in own:
                 parameter.mul_(size / found)
-                done.add(id(parameter))
+                done[id(parameter)] = size / found
             last[:] = own
             return module.forward(*args, **kwargs)
 
@@ -154,13 +175,12 @@ class TorchLeg:
         try:
             self._explore(case, self._own_masks(0))
         finally:
+            self._loaded = None
             for hook in hooks:
                 hook.remove()
-        with torch.no_grad():
-            for parameter in last:
-                parameter.mul_(min(1.0, _HEAD / size))
-        scaled = {name: to_numpy(parameter) for name, parameter in self._parameters.items() if id(parameter) in done}
-        return {**case.weights, **scaled}
+        for parameter in last:
+            done[id(parameter)] *= min(1.0, _HEAD / size)
+        return {name: done[id(p)] for name, p in self._parameters.items() if id(p) in done}
 
     def _own_masks(self, seed: int) -> AbstractContextManager[Any]:
         return TorchMasks(seed=seed) if self.mode == "train" else contextlib.nullcontext()
@@ -176,16 +196,20 @@ class TorchLeg:
         with self._default_dtype(), self._lifted(), masks, watch(arguments), torch.no_grad():
             return self.model(*arguments.args, **arguments.kwargs)
 
-    def _load(self, weights: Mapping[str, np.ndarray], noise: "_Noise | None") -> None:
+    def _load(self, weights: Mapping[str, np.ndarray], noise: Noise | None) -> None:
         # A search runs one case thousands of times, and no forward pass changes a parameter.
         kept = noise is None and self._loaded is weights
         self._loaded = weights if noise is None else None
         with torch.no_grad():
             for name, tensor in (self._buffers if kept else self._parameters | self._buffers).items():
-                value = torch.from_numpy(np.array(weights[name])).to(tensor.dtype)
-                tensor.copy_(noise(value) if noise else value)
+                if _is_hollow(tensor):
+                    tensor.data = torch.empty(tensor.shape, dtype=tensor.dtype)
+                array = weights[name]
+                tensor.copy_(torch.from_numpy(array if array.flags.writeable else array.copy()))
+                if noise is not None:
+                    noise.move(tensor)
 
-    def _arguments(self, call: Call, noise: "_Noise | None") -> tuple[Call, dict[str, torch.Tensor]]:
+    def _arguments(self, call: Call, noise: Noise | None) -> tuple[Call, dict[str, torch.Tensor]]:
         leaves: dict[str, torch.Tensor] = {}
         tensors: dict[str, torch.Tensor] = {}
         for path, array in flatten(call).items():
@@ -198,16 +222,18 @@ class TorchLeg:
         return rebuild(call, tensors), leaves
 
     @contextlib.contextmanager
-    def _environment(self, case: Case, noise: "_Noise | None", watch: TorchWatch | None) -> Iterator[None]:
+    def _environment(self, case: Case, noise: Noise | None, watch: TorchWatch | None) -> Iterator[None]:
         hooks: list[Any] = []
         if noise is not None:
             for module in self.model.modules():
                 hooks.append(module.register_forward_hook(lambda _m, _i, output: _move(output, noise)))
         if watch is not None:
             hooks += watch.hooks(self.model)
-        masks = TorchMasks(replay=case.masks) if self.mode == "train" else contextlib.nullcontext()
+        nothing = contextlib.nullcontext()
+        masks = TorchMasks(replay=case.masks) if self.mode == "train" else nothing
         # What the backward pass reads is moved too: where a tanh saturates, its derivative is nothing but rounding.
-        moved = contextlib.nullcontext() if noise is None else saved_tensors_hooks(lambda saved: saved, noise)
+        # What is kept is not the tensor itself, which may be the output and would keep its whole graph for ever.
+        moved = saved_tensors_hooks(torch.Tensor.detach, noise) if noise and case.cotangents else nothing
         try:
             with self._default_dtype(), self._lifted(), masks, moved:
                 yield
@@ -249,56 +275,57 @@ class TorchLeg:
         return outputs
 
     def _backward(
-        self, outputs: Mapping[str, torch.Tensor], leaves: Mapping[str, torch.Tensor], case: Case, everywhere: bool
-    ) -> dict[str, np.ndarray | None]:
-        if not case.cotangents:
-            return {}
-        wanted: dict[str, torch.Tensor] = {f"p.{name}": p for name, p in self._parameters.items() if p.requires_grad}
-        wanted |= {f"i.{path}": leaf for path, leaf in leaves.items()}
+        self,
+        outputs: Mapping[str, torch.Tensor],
+        leaves: Mapping[str, torch.Tensor],
+        case: Case,
+        reduce: Reduce | None,
+    ) -> dict[str, dict[str, Any]]:
         terms = [
             (torch.from_numpy(np.array(case.cotangents[path])).to(value.dtype) * value).sum()
             for path, value in outputs.items()
             # Another shape is another check's finding.
             if path in case.cotangents and value.requires_grad and case.cotangents[path].shape == tuple(value.shape)
         ]
-        found: dict[str, np.ndarray | None] = {f"p.{name}": None for name in self._parameters}
-        found |= {f"i.{path}": None for path in leaves}
-        if terms and wanted:
-            total = torch.stack(terms).sum()
-            if everywhere:  # gradients at checkpoints too, which only ``backward`` fills in
-                self.model.zero_grad(set_to_none=True)
-                total.backward()
-                gradients = [tensor.grad for tensor in wanted.values()]
-            else:
-                gradients = list(torch.autograd.grad(total, list(wanted.values()), allow_unused=True))
-            for name, gradient in zip(wanted, gradients, strict=True):
-                found[name] = None if gradient is None else to_numpy(gradient)
+        wanted = {"parameter_gradients": self._parameters, "input_gradients": leaves}
+        found: dict[str, dict[str, Any]] = {field: dict.fromkeys(named) for field, named in wanted.items()}
+        if not terms:
+            return found
+
+        def take(field: str, path: str, tensor: torch.Tensor) -> None:
+            # Taken as soon as it is complete: the gradients of all parameters are as large as the model.
+            with torch._C.DisableTorchFunction():
+                assert tensor.grad is not None
+                gradient, tensor.grad = tensor.grad, None
+                array = (gradient.float() if gradient.dtype.itemsize == 2 else gradient).numpy()
+            found[field][path] = array if reduce is None else reduce(field, path, array)
+
+        with torch._C.DisableTorchFunction():  # an edit may have the model read other arrays
+            hooks = [
+                tensor.register_post_accumulate_grad_hook(functools.partial(take, field, path))
+                for field, named in wanted.items()
+                for path, tensor in named.items()
+                if tensor.requires_grad
+            ]
+        try:
+            torch.stack(terms).sum().backward()
+        finally:
+            for hook in hooks:
+                hook.remove()
         return found
 
 
-class _Noise:
-    """Moves floating tensors by at most one rounding, at random."""
-
-    def __init__(self, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        # A relative move of 2u, uniform in sign and size, rounds to the neighbouring number about half of the time.
-        size = 2 * unit_roundoff(str(tensor.dtype).removeprefix("torch."))
-        count = tensor.numel()
-        if count <= _DRAWN:
-            move = torch.empty_like(tensor).uniform_(-size, size, generator=self.generator)
-        else:
-            drawn = torch.empty(_DRAWN, dtype=tensor.dtype).uniform_(-size, size, generator=self.generator)
-            move = drawn.repeat(-(-count // _DRAWN))[:count].view(tensor.shape)
-        moved = torch.addcmul(tensor, tensor, move)
-        # A mask's -inf and its finfo.min are no results that rounding moves, and there is no neighbour beyond them.
-        return torch.where(moved.isfinite(), moved, tensor)
+def _hollow(parameter: torch.nn.Parameter, dtype: torch.dtype | None = None) -> torch.nn.Parameter:
+    """A parameter of the same shape that stands on a single number."""
+    single = torch.zeros((), dtype=dtype or parameter.dtype)
+    return torch.nn.Parameter(single.expand(parameter.shape), parameter.requires_grad)
 
 
-def _move(output: Any, noise: _Noise) -> Any:
+def _is_hollow(tensor: torch.Tensor) -> bool:
+    return tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize
+
+
+def _move(output: Any, noise: Noise) -> Any:
     if isinstance(output, torch.Tensor):
         return noise(output)
     leaves = {path: noise(leaf) for path, leaf in flatten(output).items()}

@@ -1,7 +1,7 @@
 """A mapping that is total and linear: values go forward through it, gradients come back through its transpose."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -72,18 +72,26 @@ class WeightMapping:
 
     def to_flax(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
         """Flax leaves from torch arrays; rules whose source is absent are skipped."""
-        found: Arrays = {}
+        return dict(self.flax_leaves(arrays))
+
+    def flax_leaves(self, arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+        """The same one by one, so that they need not all be there at once."""
+        by_target: dict[str, list[Rule]] = {}
         for rule in self.rules:
-            if rule.source not in arrays:
-                continue
-            value = rule.forward(arrays[rule.source])
-            if rule.place is None:
-                found[rule.target] = found[rule.target] + value if rule.target in found else value
-                continue
-            if rule.target not in found:
-                found[rule.target] = np.zeros(rule.target_shape, value.dtype)
-            rule.place.of(found[rule.target])[...] += value
-        return found
+            if rule.source in arrays:
+                by_target.setdefault(rule.target, []).append(rule)
+        for target, rules in by_target.items():
+            found: np.ndarray | None = None
+            for rule in rules:
+                value = rule.forward(arrays[rule.source])
+                if rule.place is None:
+                    found = value if found is None else found + value
+                    continue
+                if found is None:
+                    found = np.zeros(rule.target_shape, value.dtype)
+                rule.place.of(found)[...] += value
+            assert found is not None
+            yield target, found
 
     def gradients_to_torch(self, gradients: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray | None]:
         """Torch gradients from Flax gradients, summed where one torch array fills several Flax leaves."""

@@ -1,33 +1,71 @@
 """The table of all built-in ports."""
 
+import dataclasses
+import multiprocessing
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from compare.result import Report
 
 __all__ = ["check_all", "row", "table"]
 
+# Two load the frameworks at the same time, and each more takes as much memory.
+_PROCESSES = 2
+
 
 def check_all(progress: bool = False) -> list[Report]:
     """The reports of all built-in ports, in the order of the table.
 
-    Args:
-        progress: whether to say on standard error what is being checked.
-    """
-    import dataclasses
+    A process that has loaded neither framework leaves the work to two others, which share it.
 
+    Args:
+        progress: whether to say on standard error what has been checked.
+    """
+    reports: dict[int, Report] = {}
+    fresh = not {"torch", "jax"} & sys.modules.keys()
+    shared = fresh and sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1
+    for number, report in _in_processes() if shared else map(_checked, _numbers()):
+        reports[number] = report
+        if progress:
+            print(f"\r\033[Kchecked {report.name}", end="", file=sys.stderr, flush=True)
+    if progress:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    return [reports[number] for number in sorted(reports)]
+
+
+def _in_processes() -> Iterator[tuple[int, Report]]:
+    # Forked, since nothing is loaded yet: no threads, and the program's own main module is not run again.
+    with multiprocessing.get_context("fork").Pool(_PROCESSES, _alone) as pool:
+        numbers = pool.apply(_numbers)
+        yield from pool.imap_unordered(_checked, numbers[::-1])  # the last ones are the largest
+
+
+def _alone() -> None:
+    """Makes this process one of several."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends all
+    import torch
+
+    import compare.checking
+    import compare.ports  # noqa: F401  # both load at the same time
+
+    torch.set_num_threads(max(len(os.sched_getaffinity(0)) // _PROCESSES, 1))
+
+
+def _numbers() -> list[int]:
+    from compare.ports import PORTS
+
+    return list(range(len(PORTS)))
+
+
+def _checked(number: int) -> tuple[int, Report]:
     from compare.checking import check
     from compare.ports import PORTS
 
-    reports = []
-    for name, make in PORTS.items():
-        if progress:
-            print(f"\r\033[Kchecking {name}", end="", file=sys.stderr, flush=True)
-        reports.append(check(dataclasses.replace(make(), name=name)))
-    if progress:
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
-    return reports
+    name, make = list(PORTS.items())[number]
+    return number, check(dataclasses.replace(make(), name=name))
 
 
 def row(report: Report) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import optax
 import torch
 
 from compare.checks.parameters import check_weights
-from compare.evidence import PERTURBED_RUNS, Legs, sentence_of
+from compare.evidence import Legs, sentence_of
 from compare.legs.dropout import MaskMismatchError
 from compare.legs.flax_function import FlaxFunction, flax_function
 from compare.legs.flax_leg import FlaxLeg
@@ -18,6 +18,7 @@ from compare.legs.torch_leg import TorchLeg
 from compare.port import Port
 from compare.redraw import given_weights, redraw_weights
 from compare.result import Cause, CheckResult, CheckStatus, Report, UsageError
+from compare.rounding import PERTURBED_RUNS
 from compare.settling import settle
 from compare.structure import Call, as_call
 from compare.training.comparison import Compared, compare_trajectories, first_difference, results

@@ -20,6 +20,7 @@ from fcjax.export import torch_arrays
 from fcjax.losses import squared_error
 from fcjax.models import MLP
 from fcjax.parallel import make_parallel
+from fcjax.shuffling import shuffled
 from fcjax.train_state import create_state
 from fcjax.train_step import ORDER, Learner, stream_key
 
@@ -59,7 +60,7 @@ def theirs() -> dict[str, np.ndarray]:
     optimizer = torch.optim.SGD(model.parameters(), RATE)
     key = create_state(start(), optax.sgd(RATE), seed=5)[1].key
     for epoch in range(EPOCHS):
-        order = np.asarray(jax.random.permutation(stream_key(key, ORDER, jnp.int32(epoch)), SAMPLES))
+        order = np.asarray(shuffled(stream_key(key, ORDER, jnp.int32(epoch)), SAMPLES))
         for first in range(0, SAMPLES, BATCH):
             rows = order[first : first + BATCH]
             optimizer.zero_grad()

@@ -176,3 +176,13 @@ def test_a_tree_of_any_leaves_comes_back() -> None:
 def test_arrays_of_another_model_are_refused(arrays: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         restored({"kernel": jnp.zeros((3, 5))}, arrays)
+
+
+def test_processes_that_see_other_checkpoints_rename_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Checkpoints(tmp_path)
+    store.save(snapshot(1))
+    store.wait()
+    monkeypatch.setattr("fcjax.checkpoint.everyone", lambda number: [number, 0])  # process 1 finds it damaged
+    with pytest.raises(CheckpointError, match=r"000000001: expected the same in every process, .* all machines share"):
+        Checkpoints(tmp_path).newest(unexpected)
+    assert steps(tmp_path) == [1]

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -15,7 +17,10 @@ from safetensors.numpy import load_file
 from fcjax.config import TrainConfig, UsageError
 from fcjax.datasets import Dataset, Split
 from fcjax.early_stopping import Standing, merged, standings
+from fcjax.metrics import figures
 from fcjax.models import MLP
+from fcjax.plots import curves
+from fcjax.programs import Programs
 from fcjax.run import Run
 from fcjax.task_data import sized_for
 from fcjax.trainer import FitResult, fit
@@ -107,6 +112,57 @@ def test_a_run_that_crashed_stops_at_the_same_epoch_with_the_same_weights(
     assert resumed.summary["test"] == whole.summary["test"]
     for name, array in load_file(folder / "weights.safetensors").items():
         assert array.tobytes() == load_file(tmp_path / "run" / "weights.safetensors")[name].tobytes()
+
+
+def ruin(monkeypatch: pytest.MonkeyPatch, replica: int, epoch: int) -> None:
+    """The parameters of a replica are NaN from this epoch on."""
+    original = Programs.train
+
+    def train(self: Programs, state: Any, step: int, length: int) -> Any:
+        if step // self.steps == epoch - 1:
+            state = replace(state, params=jax.tree.map(lambda x: x.at[replica].set(jnp.nan), state.params))
+        return original(self, state, step, length)
+
+    monkeypatch.setattr(Programs, "train", train)
+
+
+def test_a_replica_that_has_stopped_may_diverge(
+    reference: tuple[Path, FitResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, whole = reference
+    best = whole.summary["best_epochs"]
+    first, epoch = int(np.argmin(best)), min(best) + 5  # it has stopped after the epoch before
+    assert epoch < max(best) + 4
+    ruin(monkeypatch, first, epoch)
+    result = train(run_dir=tmp_path / "run")
+    assert result.summary["best_epochs"] == best
+    assert result.summary["test"] == whole.summary["test"]
+    for name, array in load_file(folder / "weights.safetensors").items():
+        assert array.tobytes() == load_file(tmp_path / "run" / "weights.safetensors")[name].tobytes()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == result.history
+    for line in lines:
+        over = line["epoch"] >= epoch
+        for part in ("train", "validation", "test"):
+            assert {name: [value is None for value in values] for name, values in line[part].items()} == {
+                name: [over and k == first for k in range(2)] for name in line[part]
+            }
+    curves(lines, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_a_replica_that_runs_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin: the same replica, one epoch before it stops."""
+    ruin(monkeypatch, 1, 3)
+    with pytest.raises(UsageError, match=r"epoch 3, step 6: expected a finite training loss, found nan \(seed 1\)"):
+        train()
+
+
+def test_a_replica_all_of_whose_steps_were_skipped_has_no_figures() -> None:
+    sums = {"count": np.int64(0), "loss": 0.0, "squared": np.zeros(1), "absolute": np.zeros(1)}
+    found = figures(sums, DATA, DATA.test.targets)
+    assert found.keys() == {"loss", "rmse", "mae", "r2"}  # as many as the other replicas have
+    assert np.isnan(list(found.values())).all(), found
 
 
 def test_without_a_validation_part_there_is_nothing_to_go_by() -> None:

@@ -96,3 +96,47 @@ def test_a_figure_that_is_no_number_is_refused_where_it_arises(tmp_path: Path) -
     far = Split(np.full((7, 3), 3e38, np.float32), DATA.test.targets)
     with pytest.raises(UsageError, match=r"epoch 1, step 5: expected a finite test (loss|rmse), found (inf|nan)"):
         train(tmp_path, replace(DATA, test=far))
+
+
+def test_a_finished_run_whose_new_start_fails_has_lost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    constant: dict[str, Any] = {"schedule": "constant", "run_dir": tmp_path, "resume": True}
+    before = fit(net, DATA, replace(CONFIG, **constant), progress=False)
+    content = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+    assert {path.name for path in content} >= {"config.json", "metrics.jsonl", "summary.json", "weights.safetensors"}
+    longer = replace(CONFIG, epochs=3, **constant)
+
+    def fails(*_: Any) -> None:
+        raise StoppedError
+
+    for place, method in ((Programs, "train"), (RunDirectory, "_describe")):  # at the first step, and with a full disk
+        with monkeypatch.context() as patched:
+            patched.setattr(place, method, fails)
+            with pytest.raises(StoppedError):
+                fit(net, DATA, longer, progress=False)
+        assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == content
+    with pytest.raises(UsageError, match="found one that is finished after 2 epochs"):
+        fit(net, DATA, replace(CONFIG, **constant), progress=False)
+    assert fit(net, DATA, longer, progress=False).history[:2] == before.history
+
+
+def test_a_full_disk_while_a_finished_run_goes_on_spares_its_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings could still be written, the metrics couldn't: the run can be loaded, and goes on."""
+    constant: dict[str, Any] = {"schedule": "constant", "run_dir": tmp_path, "resume": True}
+    fit(net, DATA, replace(CONFIG, **constant), progress=False)
+    weights = (tmp_path / "weights.safetensors").read_bytes()
+    original, longer = RunDirectory._write, replace(CONFIG, epochs=3, **constant)
+
+    def full(self: RunDirectory, name: str, how: Callable[[Path], object]) -> None:
+        if name == "metrics.jsonl":
+            raise StoppedError
+        original(self, name, how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunDirectory, "_write", full)
+        with pytest.raises(StoppedError):
+            fit(net, DATA, longer, progress=False)
+    assert (tmp_path / "weights.safetensors").read_bytes() == weights
+    assert (tmp_path / "summary.json").exists()
+    assert len(fit(net, DATA, longer, progress=False).history) == 3

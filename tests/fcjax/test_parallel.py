@@ -19,6 +19,7 @@ from fcjax.layers import row_keys
 from fcjax.losses import squared_error
 from fcjax.models import MLP
 from fcjax.parallel import Parallel, make_parallel
+from fcjax.shuffling import shuffled
 from fcjax.train_state import TrainState, create_state
 from fcjax.train_step import DROPOUT, ORDER, Learner, stream_key
 
@@ -75,7 +76,7 @@ def reference(optimizer: optax.GradientTransformation, epochs: int) -> Any:
 
     params, moments = state.params, state.opt_state
     for epoch in range(epochs):
-        order = jax.random.permutation(stream_key(state.key, ORDER, jnp.int32(epoch)), SAMPLES)
+        order = shuffled(stream_key(state.key, ORDER, jnp.int32(epoch)), SAMPLES)
         for step in range(STEPS):
             rows = order[step * BATCH : (step + 1) * BATCH]
             key = stream_key(state.key, DROPOUT, jnp.int32(epoch * STEPS + step))

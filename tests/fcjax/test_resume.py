@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -127,26 +126,20 @@ def _signals_are_given_back() -> Iterator[None]:
 
 
 def test_killed_at_any_moment_and_resumed_it_ends_the_same(tmp_path: Path) -> None:
-    """21 SIGKILLs: at random changes of the file system, and after random times."""
-    draw = random.Random(5)
-    points = [[draw.randrange(2, 60) for _ in range(6)] for _ in range(3)]
-    delays = [draw.uniform(0.2, 1.5) for _ in range(4)]
-    tasks = [
-        {"mode": "point", "values": []},
-        *({"mode": "point", "values": values} for values in points),
-        {"mode": "delay", "values": delays},
-    ]
+    """20 SIGKILLs: before random changes of the file system, and at any time after one."""
     program = Path(__file__).with_name("killing.py")
     done = subprocess.run(
-        [sys.executable, str(program), str(tmp_path), *map(json.dumps, tasks)],
+        [sys.executable, str(program), str(tmp_path), "20", "5"],
         capture_output=True,
         text=True,
         env=os.environ | {"FCJAX_CACHE": str(tmp_path / "cache")},
         timeout=280,
     )
     assert done.returncode == 0, done.stderr
-    assert sum(json.loads(line)["kills"] for line in done.stdout.splitlines()) >= 20
-    for number in range(1, len(tasks)):
+    found = json.loads(done.stdout)
+    assert found["kills"] == 20
+    assert found["runs"] >= 2
+    for number in range(1, found["runs"] + 1):
         assert differences(tmp_path / str(number), tmp_path / "0") == [], number
         assert not [path for path in (tmp_path / str(number)).rglob("*") if ".tmp" in path.name]
 
@@ -208,12 +201,14 @@ def test_a_signal_saves_and_leaves(
 
 def test_a_second_signal_is_not_held_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def twice() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # to this very thread: two to the process could melt into one
+        signal.raise_signal(signal.SIGINT)
 
     stop_after(monkeypatch, 1, twice)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have set it to be ignored
     with pytest.raises(KeyboardInterrupt) as stop:
         train(tmp_path)
+    signal.signal(signal.SIGINT, before)
     assert not isinstance(stop.value, TrainingInterrupted)
 
 

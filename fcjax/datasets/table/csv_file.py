@@ -10,13 +10,14 @@ import numpy as np
 
 from fcjax.datasets.dataset import DataError
 from fcjax.datasets.table.columns import Column, Table
+from fcjax.datasets.table.dates import parse_dates
 from fcjax.datasets.table.numerals import (
     Mark,
     clean,
     decimal_mark,
-    parse_dates,
     parse_number,
     parse_numbers,
+    with_signs,
     without_unit,
 )
 
@@ -113,7 +114,7 @@ def _records(text: str, delimiter: str, source: str, skip: int) -> tuple[list[st
         for record in reader:
             if not header:
                 header = record
-            elif record:
+            elif len(record) > 1 or (record and (record[0].strip() or len(header) == 1)):
                 records.append(record)
                 lines.append(start)
             start = skip + reader.line_num + 1
@@ -123,10 +124,13 @@ def _records(text: str, delimiter: str, source: str, skip: int) -> tuple[list[st
         records = [record[:-1] for record in records]  # every line ends with a separator, but for the header's
     for record, line in zip(records, lines, strict=True):
         if len(record) != len(header):
-            slip = f"is a field that holds {delimiter!r} without quotes?"
+            slip = ""
+            if len(record) > len(header):
+                title = f": is line {skip + 1} a title, with the header below it?"
+                slip = title if len(header) == 1 else f": is a field that holds {delimiter!r} without quotes?"
             raise DataError(
-                f"{source}, line {line}: expected {len(header)} fields as in the header, found {len(record)}"
-                f"{': ' + slip if len(record) > len(header) > 1 else ''}"
+                f"{source}, line {line}: expected {len(header)} field{'s' * (len(header) > 1)} as in the header, found "
+                f"{len(record)}{slip}"
             )
     return header, records, lines
 
@@ -152,7 +156,8 @@ def _names(header: list[str], cells: Sequence[tuple[str | None, ...]], source: s
 def _column(name: str, texts: tuple[str | None, ...], mark: Mark) -> Column:
     # A file with decimal commas may hold a column with points; the other way round a comma groups thousands.
     marks: tuple[Mark, ...] = (",", ".") if mark == "," else (".",)
-    for written in (texts, without_unit(texts)):
+    signed = with_signs(texts)
+    for written in (signed, without_unit(signed)):
         for candidate in marks if written else ():
             numbers = parse_numbers(written or (), candidate)
             if numbers is not None:

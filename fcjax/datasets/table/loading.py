@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from fcjax.datasets.dataset import DataError, Dataset, Split, Task
 from fcjax.datasets.splitting import split_rows
 from fcjax.datasets.table.columns import Column, Table
+from fcjax.datasets.table.dates import two_ways_to_read
 from fcjax.datasets.table.encoding import Rule, first_stray, fit_category, fit_number
 from fcjax.datasets.table.numerals import looks_like_number
 from fcjax.datasets.table.preprocessing import Preprocessing
 from fcjax.datasets.table.reading import read_table
-from fcjax.datasets.table.target import choose_task, fit_target
+from fcjax.datasets.table.target import TargetRule, choose_task, fit_target
 
 __all__ = ["load_table"]
 
@@ -76,6 +77,7 @@ def load_table(
         task, reason = choose_task(table, target)
         notes.append(reason)
     rule = fit_target(table, target, task)
+    notes += _twins(rule) + _doubts(table.columns[target])
     targets = rule.encode(table)
     rows = split_rows(
         table.rows,
@@ -159,6 +161,8 @@ def _fit_rules(
     for name in names:
         as_text = name in categorical or table.columns[name].numbers is None
         rule = fit_category(table, name, train) if as_text else fit_number(table, name, train)
+        if name not in categorical:
+            notes += _doubts(table.columns[name])
         if isinstance(rule, str):
             notes.append(rule)
         else:
@@ -166,6 +170,30 @@ def _fit_rules(
     if not rules:
         raise DataError(f"{table.source}: expected a column to predict from, found none of use ({'; '.join(notes)})")
     return tuple(rules), notes
+
+
+def _twins(rule: TargetRule) -> list[str]:
+    """Classes that may be meant as one."""
+    by_name: dict[str, list[str]] = {}
+    for name in rule.classes:
+        by_name.setdefault(name.casefold(), []).append(name)
+    twins = [names for names in by_name.values() if len(names) > 1]
+    return [f"{rule.name}: {', '.join(map(repr, names))} are classes apart, by their case alone" for names in twins]
+
+
+def _doubts(column: Column) -> list[str]:
+    """What the user may have meant otherwise."""
+    written = [text for text in column.texts or () if text]
+    if column.numbers is None:
+        date = two_ways_to_read(written)
+        doubt = "may have the day or the month first: taken as text; dates are read where they are as 2024-05-31"
+        return [f"{column.name}: {date!r} {doubt}"] if date else []
+    codes = [text for text in written if text.isdecimal() and text[0] == "0" and len(text) > 1]
+    negative = [text for text in written if text[0] == "("]
+    found = [f"{column.name}: {text!r} is taken as a negative number" for text in negative[:1]]
+    return found + [
+        f"{column.name}: {text!r} is taken as a number; say categorical if it is a code" for text in codes[:1]
+    ]
 
 
 def _is_mixed(table: Table, name: str) -> bool:

@@ -1,8 +1,7 @@
-"""Numbers and dates as people write them: decimal comma or point, grouped thousands, and marks for a missing one."""
+"""Numbers as people write them: decimal comma or point, grouped thousands, and marks for a missing one."""
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Literal
 
 import numpy as np
@@ -12,12 +11,11 @@ __all__ = [
     "MISSING",
     "Mark",
     "clean",
-    "days",
     "decimal_mark",
     "looks_like_number",
-    "parse_dates",
     "parse_number",
     "parse_numbers",
+    "with_signs",
     "without_unit",
 ]
 
@@ -34,8 +32,7 @@ _GROUPED = {
     ".": re.compile(r"([+-]?[1-9]\d{0,2})([,' \u00a0\u202f])(\d{3}(?:\2\d{3})*)(\.\d*)?"),
     ",": re.compile(r"([+-]?[1-9]\d{0,2})([.' \u00a0\u202f])(\d{3}(?:\2\d{3})*)(,\d*)?"),
 }
-_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(?:Z|[+-]\d\d:\d\d)?)?")
-_DOTTED_DATE = re.compile(r"(\d\d?)\.(\d\d?)\.(\d{4})")  # the day first, wherever dots are used
+_BRACKETED = re.compile(r"\(([^()+-]*\d[^()+-]*)\)")  # (1,234.50) is -1,234.50 to an accountant
 
 # A sign, a currency's symbol before the number, and a unit after it that has no digits: -$1,234.50 or 12.5 km.
 _MEASURE = re.compile(r"([+-]?)([$€£¥₹]?) ?([+-]?\d[\d.,' \u00a0\u202f]*?(?:[eE][+-]?\d+)?) ?([^\d\s.,'+-][^\d]*)?")
@@ -69,8 +66,23 @@ def parse_number(text: str, mark: Mark = ".") -> float | None:
     return float(first + rest.replace(group, "") + (fraction or "").replace(",", "."))
 
 
+def with_signs(texts: Sequence[str | None]) -> tuple[str | None, ...]:
+    """The entries with a minus sign in place of the brackets by which accountants mark negative numbers.
+
+    >>> with_signs(["($1,234.50)", "7", None])
+    ('-$1,234.50', '7', None)
+    """
+    return tuple(text if text is None else _signed(text) for text in texts)
+
+
+def _signed(text: str) -> str:
+    match = _BRACKETED.fullmatch(text)
+    return f"-{match[1].strip()}" if match else text
+
+
 def looks_like_number(text: str) -> bool:
     """Whether ``text`` is a number with one or the other decimal mark."""
+    text = _signed(text)
     return parse_number(text) is not None or parse_number(text, ",") is not None
 
 
@@ -135,37 +147,10 @@ def decimal_mark(columns: Iterable[Sequence[str | None]], usual: Mark) -> Mark:
     """
     votes = 0
     for column in columns:
-        texts = without_unit(column) or column
+        signed = with_signs(column)
+        texts = without_unit(signed) or signed
         point, comma = (parse_numbers(texts, mark) is not None for mark in (".", ","))
         votes += int(comma) - int(point)
     if votes == 0:
         return usual
     return "," if votes > 0 else "."
-
-
-def days(moment: datetime) -> float:
-    """Days since 1970-01-01, the time of day as a fraction; a time zone is left out of account."""
-    return (moment.replace(tzinfo=None) - datetime(1970, 1, 1)).total_seconds() / 86_400
-
-
-def parse_dates(texts: Sequence[str | None]) -> NDArray[np.float64] | None:
-    """All entries as days since 1970-01-01, if each is a date as ``2024-05-31``, ``2024-05-31 14:30`` or ``31.5.2024``.
-
-    Other ways of writing dates are ambiguous (is 03/04 in March or April?) and stay text.
-    """
-    values = np.full(len(texts), np.nan)
-    for row, text in enumerate(texts):
-        if text is None:
-            continue
-        dotted = _DOTTED_DATE.fullmatch(text)
-        if not dotted and not _DATE.fullmatch(text):
-            return None
-        try:
-            if dotted:
-                day, month, year = map(int, dotted.groups())
-                values[row] = days(datetime(year, month, day))
-            else:
-                values[row] = days(datetime.fromisoformat(text))
-        except ValueError:  # the 31st of April
-            return None
-    return None if np.isnan(values).all() else values

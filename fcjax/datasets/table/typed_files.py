@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from fcjax.datasets.dataset import DataError
 from fcjax.datasets.table.columns import Column, Table
-from fcjax.datasets.table.numerals import clean, days
+from fcjax.datasets.table.dates import days
+from fcjax.datasets.table.numerals import clean
 
 __all__ = ["read_npz", "read_parquet"]
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcjax.datasets.table.numerals import Mark, clean, decimal_mark, parse_dates, parse_number, parse_numbers
+from fcjax.datasets.table.dates import parse_dates
+from fcjax.datasets.table.numerals import Mark, clean, decimal_mark, parse_number, parse_numbers
 
 marks: st.SearchStrategy[Mark] = st.sampled_from([".", ","])
 

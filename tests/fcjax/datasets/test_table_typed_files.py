@@ -1,6 +1,7 @@
 """Parquet and NPZ: the same table as the CSV, types respected, nothing pickled, damage refused."""
 
 import datetime
+import gzip
 import io
 import sys
 import zipfile
@@ -152,7 +153,8 @@ def workbook() -> bytes:
     ("content", "message"),
     [
         (workbook(), "found a workbook: save the sheet as CSV"),
-        (b"\x1f\x8b\x08", "found a gzipped file: unpack it first"),
+        (b"\x1f\x8b\x08", "the gzip data ends too early: the file is truncated"),
+        (gzip.compress(b"x,y\n1,2\n")[:-9] + b"123456789", "the gzip data is corrupt"),
         (b"PK\x03\x04 broken", "can't be read as NPZ"),
         (b"\x89PNG\r\n\x1a\n\0", "expected a text file"),
     ],

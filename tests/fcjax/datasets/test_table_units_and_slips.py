@@ -1,5 +1,6 @@
 """Tables with units, odd dates, announced or missing separators: read as meant, or refused with the likely slip."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from fcjax.datasets import DataError, load_table
 from fcjax.datasets.table.csv_file import read_csv
-from fcjax.datasets.table.numerals import clean, parse_dates, parse_number, parse_numbers, without_unit
+from fcjax.datasets.table.dates import parse_dates, two_ways_to_read
+from fcjax.datasets.table.numerals import clean, parse_number, parse_numbers, with_signs, without_unit
 
 
 @given(
@@ -49,8 +51,44 @@ def test_dates_with_dots_and_zones_and_a_typeset_minus() -> None:
     assert parse_dates(["31.4.2020"]) is None
     assert parse_dates(["03/04/2020"]) is None  # in March or in April?
     assert parse_number("\u22121.5") == -1.5
+    assert parse_dates(["1970/02/01 06:00", "1 Feb 1970", "February 1, 1970"]) == pytest.approx([31.25, 31, 31])
+    assert parse_dates(["1 Fex 1970"]) is parse_dates(["31 Feb 1970"]) is parse_dates(["1970/2-1"]) is None
+    assert two_ways_to_read([None, "03/04/2020", "23-4-20"]) == "03/04/2020"
+    assert two_ways_to_read(["03/04/2020", "x"]) is two_ways_to_read([None]) is two_ways_to_read(["3/4"]) is None
     assert clean("#DIV/0!") is clean("<NA>") is clean(".") is None
     assert clean("unknown") == "unknown"
+
+
+@given(st.lists(st.integers(-(10**7), 10**7), min_size=1, max_size=5), st.sampled_from(["$", ""]))
+def test_brackets_stand_for_minus(numbers: list[int], symbol: str) -> None:
+    texts = [f"({symbol}{-n:,})" if n < 0 else f"{symbol}{n:,}" for n in numbers]
+    signed = with_signs([*texts, None])
+    bare = without_unit(signed) if symbol else signed
+    assert bare is not None
+    assert [parse_number(text or "") for text in bare[:-1]] == numbers
+    assert with_signs(["(a)", "(1-2)", "f(3)", "(4"]) == ("(a)", "(1-2)", "f(3)", "(4")
+
+
+ROWS = "".join(
+    f"0{10 + i % 3},{1 + i % 12:02}/{1 + i % 5:02}/2020,{'Yes' if i % 2 else 'yes'},{f'({i}.5)' if i == 3 else i}\n"
+    for i in range(40)
+)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_may_be_meant_otherwise_is_said(packed: bool, tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    content = ("zip,when,answer,x\n" + ROWS).encode()
+    file.write_bytes(gzip.compress(content) if packed else content)
+    notes = " ".join(load_table(file, "answer")[1].notes)
+    assert "answer: 'Yes', 'yes' are classes apart, by their case alone" in notes
+    assert "zip: '010' is taken as a number; say categorical if it is a code" in notes
+    assert "when: '01/01/2020' may have the day or the month first: taken as text" in notes
+    assert "x: '(3.5)' is taken as a negative number" in notes
+    told = " ".join(load_table(file, "x", categorical=["zip", "when"])[1].notes)
+    assert "zip: " not in told
+    assert "day or the month" not in told
+    assert "x: '(3.5)'" in told
 
 
 @pytest.mark.parametrize(
@@ -61,6 +99,7 @@ def test_dates_with_dots_and_zones_and_a_typeset_minus() -> None:
         "x,y\n1.5,2,\n2.5,3,\n",  # a separator at the end of every line but the header's
         "x,y\n1.5 km,$2\n2.5 km,$3\n",
         "x,y\r1.5,2\r2.5,3\r",
+        "x,y\n1.5,2\n  \n2.5,3\n\t\n",
     ],
 )
 def test_the_same_table_in_other_clothes(text: str) -> None:
@@ -72,6 +111,8 @@ def test_the_same_table_in_other_clothes(text: str) -> None:
 def test_one_longer_line_is_no_habit_of_the_file() -> None:
     with pytest.raises(DataError, match=r"line 3: expected 2 fields as in the header, found 3: is a field that holds"):
         read_csv(b"x,y\n1,2\n2,3,\n", "f.csv")
+    with pytest.raises(DataError, match=r"line 2: expected 1 field as in the header, found 2: is line 1 a title, with"):
+        read_csv(b"Houses of 2020\nx,y\n1,2\n", "f.csv")
     with pytest.raises(DataError, match=r"line 3: expected 2 fields as in the header, found 1$"):
         read_csv(b"sep=;\nx;y\n1\n", "f.csv")
 
