@@ -74,7 +74,7 @@ def diagnose(legs: Legs, mapping: WeightMapping, failing: Sequence[Evidence]) ->
                 break
             state, others = beyond
             continue
-        causes += [hypothesis.cause(_words(state, after)) for hypothesis, after in fits]
+        causes += [cause for hypothesis, after in fits for cause in hypothesis.causes(_words(state, after))]
         accepted.append(fits[0][0])
         state = fits[0][1]
     return Diagnosis(first, tuple(causes), "; ".join(notes), places)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -13,9 +14,10 @@ from compare.hypotheses.edit import CallSite, Edit, Hypothesis
 from compare.hypotheses.gradients import gradient_changes
 from compare.hypotheses.loops import again, phases
 from compare.hypotheses.operands import relation
-from compare.hypotheses.partial import differing_block, partial
+from compare.hypotheses.partial import partial
 from compare.hypotheses.parts import taken_apart
 from compare.hypotheses.rewiring import exchanges, moves, other_arrays, recomputed, rotary
+from compare.hypotheses.shared import same_axes, same_numbers
 from compare.hypotheses.variant import Knob, Variant
 from compare.places import entrance
 from compare.solving import round_numbers, solve
@@ -28,6 +30,9 @@ _MOST_RERUNS = 3000
 _LEAST_RERUNS = 300
 _WEIGHTS_FOR_MOST = 100_000
 _CALLS_FOR_MOST = 40
+
+# Of mistakes that are both made between two edges.
+_MOST_PAIRS = 2000
 
 Fit = tuple[Hypothesis, State]
 
@@ -64,7 +69,7 @@ class Search:
                 widened = [self._widest(fit) for fit in self._confirmed(family)]
                 farthest = max((after.progress for _, after in widened), default=self.state.progress)
                 if farthest > (best[0][1].progress if best else self.state.progress):
-                    best = [fit for fit in widened if fit[1].progress == farthest]
+                    best = sorted((fit for fit in widened if fit[1].progress == farthest), key=_odd)
                 # The first turn of a loop, whose state is zero, can't tell some mistakes apart: the others can.
                 unsure = best and best[0][1].divergence is not None and any(s.number in turning for s in region)
                 if self.examiner.reruns >= self.limit or (best and not unsure):
@@ -90,12 +95,29 @@ class Search:
         yield exchanges(examiner.leg.model, near)
         yield taken_apart(near)
         yield self._solved(near, knobs)
+        yield same_axes(near)
         yield self._repeated(itertools.chain(moves(sites, near), other_arrays(sites, near)))
         yield self._solved(near, scales)
         yield recomputed(sites, near)
         yield _everywhere(near, general_variants)
-        blocks = [differing_block(*pair, self._allowed) for pair in examiner.arrays(self.state)]
-        yield itertools.chain.from_iterable(partial(near, block) for block in blocks[:1] if block)
+        apart = examiner.arrays(self.state)[:1]
+        yield itertools.chain.from_iterable(partial(near, *pair, self._allowed) for pair in apart)
+        yield self._pairs(near)
+
+    def _pairs(self, near: Sequence[CallSite]) -> Iterator[Hypothesis]:
+        """Two of the known mistakes at once, in two calls with no edge between them that would tell them apart."""
+        if self.state.divergence is None or self.state.divergence.direction == "backward":
+            return
+        known = [hypothesis for hypothesis in _everywhere(near, variants) if len(hypothesis.edits) == 1]
+        effects: dict[tuple[int, bytes], Hypothesis] = {}
+        for hypothesis in known:
+            effect = self.examiner.effect(hypothesis.edits[0])
+            if effect:
+                effects.setdefault((hypothesis.edits[0].site.number, effect), hypothesis)
+        for one, other in itertools.islice(itertools.combinations(effects.values(), 2), _MOST_PAIRS):
+            if one.edits[0].site is not other.edits[0].site:
+                words = f"{one.summary}; {other.summary}"
+                yield Hypothesis(one.name, words, one.fix, (*one.edits, *other.edits), made_of=(one, other))
 
     def _repeated(self, family: Iterable[Hypothesis]) -> Iterator[Hypothesis]:
         """Each, and the same at every place where the code is alike: a function that is called for q and for k."""
@@ -156,7 +178,7 @@ class Search:
     def _widest(self, fit: Fit) -> Fit:
         """The same mistake at every call of that function, or in every turn of a loop, if that explains more."""
         hypothesis, after = fit
-        if not hypothesis.edits or after.divergence is None or hypothesis.rearranges:
+        if not hypothesis.edits or hypothesis.made_of or after.divergence is None or hypothesis.rearranges:
             return fit
         site, sites = hypothesis.edits[0].site, self.examiner.sites
         alike = [s for s in sites if s.function == site.function and len(s.shapes) == len(site.shapes)]
@@ -187,6 +209,7 @@ class Search:
                 [s for s in alike if s.scalars == scalars] for scalars in dict.fromkeys(s.scalars for s in alike)
             ]
         forms += [(group, list(family(group[0]))) for group in groups if len(group) > 1]
+        shared = list(same_numbers([(site, list(family(site))) for site in near])) if family is knobs else []
         # A base of 1000 for 10000 is more likely typed than the exponent's divisor that gives the same numbers.
         ordered = [(*form, first) for first in (True, False) for form in forms]
         for group, found, first in ordered:
@@ -194,6 +217,8 @@ class Search:
                 if knob.logarithmic is not first:
                     continue
                 yield from self._values(group, knob, [list(family(site))[place : place + 1] for site in group])
+        for group, found in shared:
+            yield from self._values(group, found[0], [[knob] for knob in found])
 
     def _values(self, group: Sequence[CallSite], knob: Knob, alike: Sequence[Sequence[Knob]]) -> Iterator[Hypothesis]:
         def hypothesis(value: float) -> Hypothesis:
@@ -243,6 +268,11 @@ class Search:
         near = [site for site in sites if low <= site.number < high]
         yield near
         yield sorted((site for site in sites if site not in near), key=lambda site: abs(site.number - low))
+
+
+def _odd(fit: Fit) -> bool:
+    """Whether the mistake is a number that nobody would type: of several that fit, another is likelier."""
+    return any(len(number) > 6 for number in re.findall(r"\d*\.\d+", fit[0].summary.partition("torch's")[0]))
 
 
 def _digits(value: float, start: float) -> str:

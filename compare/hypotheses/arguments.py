@@ -11,7 +11,7 @@ from compare.hypotheses.call_arguments import with_arguments
 from compare.hypotheses.edit import BOUNDARIES, CallSite
 from compare.hypotheses.variant import Knob, Variant
 
-__all__ = ["NAMES", "argument_knobs", "default_arguments", "other_arguments"]
+__all__ = ["NAMES", "argument_knobs", "axis_arguments", "default_arguments", "other_arguments"]
 
 # What a cause is called, by argument.
 NAMES = {
@@ -107,6 +107,12 @@ def other_arguments(site: CallSite) -> Iterator[Variant]:
 def _is_axis(site: CallSite, key: str | int, value: Any) -> bool:
     named = key in ("dim", "dim0", "dim1", "dims", "axis", "start_dim", "end_dim")
     return isinstance(value, int) and (named or (isinstance(key, int) and site.function in _WITH_AXES))
+
+
+def axis_arguments(site: CallSite) -> Iterator[tuple[str | int, int]]:
+    """Arguments of the call that are one axis, of an array with several."""
+    if site.shapes and site.shapes[0]:
+        yield from ((key, value) for key, value in site.arguments.items() if _is_axis(site, key, value))
 
 
 def _others(site: CallSite, key: str | int, value: Any) -> Iterator[Any]:

@@ -74,7 +74,19 @@ def _corrected(correction: int) -> Replacement:
     return replace
 
 
+# Larger numbers that are added are no epsilons.
+_MOST_EPSILON = 1e-2
+
+
 def _addition(site: CallSite) -> Iterator[Variant]:
+    if len(site.scalars) == 1 and 0 < site.scalars[0] < _MOST_EPSILON:
+        epsilon = site.scalars[0]
+        yield (
+            "norm_epsilon_inside_root",
+            "epsilon is added to the square, under a root, torch adds it to the root",
+            "add epsilon to the root",
+            lambda f, a, k: (a[0].square() + epsilon).sqrt() * a[0].sign(),
+        )
     if len(site.shapes) == 2:
         yield "term_missing", "the second term is not added", "add both terms", lambda f, a, k: a[0] + 0 * a[1]
         yield "term_missing", "the first term is not added", "add both terms", lambda f, a, k: 0 * a[0] + a[1]
@@ -155,6 +167,22 @@ def _repetition(site: CallSite) -> Iterator[Variant]:
     words = {"repeat_interleave": "the whole axis is repeated, torch repeats each entry"}
     told = words.get(site.function, "each entry is repeated, torch repeats the whole axis")
     yield "parts_interleaved", told, fix, other
+
+
+def _running(site: CallSite) -> Iterator[Variant]:
+    def backwards(func: Any, args: Any, kwargs: Any) -> Any:
+        axis = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+        return func(first(args, kwargs).flip(axis), *args[1:], **kwargs).flip(axis)
+
+    yield "array_flipped", f"{site.function} runs from the end", "run from the beginning", backwards
+
+
+def _rounding(site: CallSite) -> Iterator[Variant]:
+    for other in ("round", "floor", "ceil", "trunc"):
+        if other != site.function:
+            words = f"{other} stands where torch has {site.function}"
+            yield "rounding_mode", words, f"jnp.{site.function}", through(getattr(torch, other))
+    yield "rounding_missing", "nothing is rounded", f"jnp.{site.function}", identity
 
 
 def _detach(site: CallSite) -> Iterator[Variant]:
@@ -258,6 +286,8 @@ ARITHMETIC: dict[str, tuple[Maker, ...]] = {
     **dict.fromkeys(("mul", "div", "true_divide", "__imul__"), (_product,)),
     **dict.fromkeys(("cat", "concat", "concatenate", "stack"), (_concatenation,)),
     **dict.fromkeys(("repeat_interleave", "repeat", "tile"), (_repetition,)),
+    **dict.fromkeys(("cumsum", "cumprod", "logcumsumexp"), (_running,)),
+    **dict.fromkeys(("round", "floor", "ceil", "trunc", "fix"), (_rounding,)),
     "detach": (_detach,),
     "median": (_median,),
     **dict.fromkeys(("clamp", "clip", "clamp_min", "clamp_max"), (_clamp,)),

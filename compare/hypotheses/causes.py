@@ -41,6 +41,7 @@ CAUSES: dict[str, str] = {
     "norm_moved": "a norm stands elsewhere: before the residual for after it, after the activation",
     "norm_epsilon": "another epsilon; the number that was solved for is shown",
     "norm_epsilon_outside_root": "epsilon is added to the root, not under it",
+    "norm_epsilon_inside_root": "epsilon is added under the root, not to it",
     "norm_scale_missing": "no scale",
     "norm_bias_missing": "no bias",
     "norm_affine_missing": "neither scale nor bias",
@@ -168,6 +169,8 @@ CAUSES: dict[str, str] = {
     "array_flipped": "an axis runs the other way",
     "array_shifted": "an axis is off by one",
     "sign": "an array with the other sign",
+    "rounding_mode": "floor for round, or another of them",
+    "rounding_missing": "what torch rounds is not rounded",
     "rounded": "an array is rounded to a lower precision",
     "lower_precision": "a cast to float16 or bfloat16 that torch has not; float32 is less accurate for it",
     # losses

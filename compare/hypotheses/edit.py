@@ -88,6 +88,7 @@ class Hypothesis:
         reads: torch name of a parameter or buffer -> name of the one that the Flax model reads in its place.
         exchanged: torch modules that change places: each is compared with the other's partner.
         moved: torch modules whose calls change place: their own edges say nothing.
+        made_of: several mistakes at once, where it is not one.
     """
 
     name: str
@@ -97,15 +98,16 @@ class Hypothesis:
     reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
     exchanged: tuple[str, ...] = ()
     moved: tuple[str, ...] = ()
+    made_of: tuple["Hypothesis", ...] = ()
 
     @property
     def rearranges(self) -> bool:
         """Whether the modules that are compared change, not only what they compute."""
         return bool(self.exchanged or self.moved)
 
-    def cause(self, evidence: str) -> Cause:
-        """The cause, once it is found to fit."""
-        return Cause(self.name, self.summary, self.fix, evidence)
+    def causes(self, evidence: str) -> list[Cause]:
+        """The causes, once it is found to fit."""
+        return [Cause(part.name, part.summary, part.fix, evidence) for part in self.made_of or (self,)]
 
 
 class Calls(TorchFunctionMode):
@@ -130,7 +132,6 @@ class Calls(TorchFunctionMode):
         tape: Tape | None = None,
     ) -> None:
         super().__init__()
-        self._tape = tape
         self.sites: list[CallSite] = []
         self._fed = fed or {}
         self._edge = -1
@@ -139,8 +140,7 @@ class Calls(TorchFunctionMode):
         for hypothesis in hypotheses:
             for edit in hypothesis.edits:
                 self._edits.setdefault(edit.site.number, []).append(edit)
-        self._recording = recording
-        self._model = model
+        self._recording, self._model, self._tape = recording, model, tape
         self._tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._names = {id(tensor): name for name, tensor in self._tensors.items()}
         reads = {name: other for hypothesis in hypotheses for name, other in hypothesis.reads.items()}

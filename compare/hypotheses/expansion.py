@@ -168,9 +168,30 @@ def _plain_call(*_args: Any, **kwargs: Any) -> bool:
     return not kwargs
 
 
+def _cosine(x1: torch.Tensor, x2: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
+    size1, size2 = (torch.clamp_min(torch.linalg.vector_norm(x, dim=dim), eps) for x in (x1, x2))
+    return torch.div(torch.div(torch.mul(x1, x2).sum(dim), size1), size2)
+
+
+def _glu(input: torch.Tensor, dim: int = -1) -> torch.Tensor:
+    values, gates = input.chunk(2, dim)
+    return torch.mul(values, torch.sigmoid(gates))
+
+
+def _normalize(input: torch.Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None) -> torch.Tensor:
+    return torch.div(input, torch.clamp_min(torch.linalg.vector_norm(input, p, dim, keepdim=True), eps))
+
+
+def _always(*_args: Any, **_kwargs: Any) -> bool:
+    return True
+
+
 EXPANSIONS: dict[str, Expansion] = {
     "scaled_dot_product_attention": Expansion(_attention, _attention_fits),
     "multi_head_attention_forward": Expansion(_multi_head, _multi_head_fits),
+    "cosine_similarity": Expansion(_cosine, _always),
+    "glu": Expansion(_glu, _always),
+    "normalize": Expansion(_normalize, _always),
     "lstm": Expansion(functools.partial(_steps, "lstm"), _steps_fit),
     "gru": Expansion(functools.partial(_steps, "gru"), _steps_fit),
     "lstm_cell": Expansion(_lstm_cell, _plain_call),

@@ -10,7 +10,7 @@ __all__ = ["INDEXING"]
 
 
 def _taken(site: CallSite) -> Iterator[Variant]:
-    index = site.arguments.get(1)
+    index = site.arguments.get(1, site.arguments.get("key"))  # Python's versions differ in whether it has a name
     items = index if isinstance(index, tuple) else (index,)
     if not site.shapes or not all(item is None or item is Ellipsis or type(item) in (int, slice) for item in items):
         return

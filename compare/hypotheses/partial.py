@@ -41,13 +41,15 @@ def differing_block(ours: np.ndarray, theirs: np.ndarray, allowed: float) -> Blo
     return min(found, key=lambda block: (block.stop - block.start) / block.length, default=None)
 
 
-def partial(near: Sequence[CallSite], block: Block) -> Iterator[Hypothesis]:
-    """What is known to go wrong in a call, in that block of its result alone."""
+def partial(near: Sequence[CallSite], ours: np.ndarray, theirs: np.ndarray, allowed: float) -> Iterator[Hypothesis]:
+    """What is known to go wrong in a call, where the arrays differ alone; seen in the call's own axes, too."""
     for site in near:
-        if site.result and len(site.result) > block.axis and site.result[block.axis] == block.length:
-            for name, summary, fix, replace in variants(site):
-                words = f"{site.place}: {summary}, at {block} alone"
-                yield Hypothesis(name, words, fix, (Edit(site, _within(block, replace)),))
+        if ours.shape != theirs.shape or not site.result or int(np.prod(site.result)) != ours.size:
+            continue
+        block = differing_block(ours.reshape(site.result), theirs.reshape(site.result), allowed)
+        for name, summary, fix, replace in variants(site) if block else ():
+            words = f"{site.place}: {summary}, at {block} alone"
+            yield Hypothesis(name, words, fix, (Edit(site, _within(block, replace)),))
 
 
 def _within(block: Block, replace: Replacement) -> Replacement:

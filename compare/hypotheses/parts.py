@@ -46,10 +46,10 @@ def part_orders(site: CallSite) -> Iterator[Variant]:
 
 def taken_apart(near: Sequence[CallSite]) -> Iterator[Hypothesis]:
     """An array of which several calls take their parts, its blocks in another order in all of them."""
-    groups: dict[int, list[CallSite]] = {}
+    groups: dict[tuple[object, ...], list[CallSite]] = {}
     for site in near:
-        if site.function in _TAKING and site.sources and site.sources[0] >= 0:
-            groups.setdefault(site.sources[0], []).append(site)
+        if site.function in _TAKING and site.sources:
+            groups.setdefault((site.sources[0], site.shapes[0]), []).append(site)
     apart = [group for group in groups.values() if len(group) > 1 or group[0].function not in ("view", "reshape")]
     together = [[site for group in apart for site in group]] if len(apart) > 1 else []
     for sites in [*apart, *together]:

@@ -25,6 +25,8 @@ _NOT_MOVED = {
     "__getitem__",
     *BOUNDARIES,
 }
+# They work on an array of any length as well: a softmax before the largest are chosen.
+_ANY_SHAPE = {"softmax", "log_softmax", "sigmoid", "tanh", "relu", "gelu", "silu", "exp"}
 _REACH = 8  # calls: what a port moves, it moves not far
 
 
@@ -117,7 +119,7 @@ def _own(site: CallSite, busy: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def _moved(site: CallSite, target: CallSite, owner: tuple[str, ...]) -> Iterator[Hypothesis]:
-    kind = "norm" if site.function in _NORMS else "activation" if len(site.shapes) == 1 else "call"
+    kind = "norm" if site.function in _NORMS else "activation" if not site.scalars and len(site.shapes) == 1 else "call"
     repeat = site.repeat
     assert repeat is not None
     gone = Edit(site, identity)
@@ -130,7 +132,8 @@ def _moved(site: CallSite, target: CallSite, owner: tuple[str, ...]) -> Iterator
         return result[0] if isinstance(result, tuple) else result
 
     fix = f"apply {site.function} where torch does"
-    if target.result == site.result:
+    alike = target.result == site.result
+    if alike or (site.function in _ANY_SHAPE and len(target.result or ()) == len(site.result or ())):
         summary = f"{verb}is applied {after_words}, not where torch has it"
         yield Hypothesis(f"{kind}_moved", summary, fix, (gone, Edit(target, after(applied))), moved=owner)
     if target.function in BOUNDARIES or target.number == site.number:

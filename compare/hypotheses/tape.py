@@ -44,6 +44,7 @@ class Tape:
         self._edges: list[tuple[int, list[torch.Tensor]]] = []
         self._known: set[int] = set()
         self._output: Any = None
+        self._last = -1
         self._sound = True
 
     @property
@@ -74,6 +75,7 @@ class Tape:
     def end(self, output: Any) -> None:
         """Adds what the model returns, as the last edge."""
         self._output = output
+        self._last = max((call.number for call in self._calls), default=-1)
         self.edge(list(tensors_of(list(flatten(output).values()))))
 
     def output(self, tensors: Sequence[torch.Tensor]) -> Any:
@@ -101,6 +103,8 @@ class Tape:
         """
         if not self._sound or edge >= len(self._edges):
             raise UnsureError
+        if edge < 0 and any(number > self._last for number in edits):
+            raise UnsureError  # behind the model: a loss
         values = dict(reads)
         end, wanted = self._edges[edge]
         for call in self._played(end, edits):

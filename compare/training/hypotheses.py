@@ -38,7 +38,44 @@ def mistakes(program: Program, matrices: frozenset[str], idle: frozenset[str]) -
     yield from clipping(program)
     yield from accumulation(program)
     yield from _participation(program, idle)
+    yield from _other_optimizers(recipe)
+    if len(set(program.ratios.values())) > 1:
+        yield Mistake(
+            "groups",
+            "parameter_groups",
+            "one learning rate serves all parameters, torch's groups have several",
+            "optax.multi_transform with a rate for each group",
+            lambda p: p.change(ratios=dict.fromkeys(p.ratios, 1.0)),
+        )
     yield Mistake("sign", "update_sign", "the update goes uphill", "optax.scale(-learning_rate)", _turned)
+
+
+_OPTIMIZERS = {
+    "optax.sgd": Recipe("sgd"),
+    "optax.sgd with momentum 0.9": Recipe("sgd", momentum=0.9),
+    "optax.adam": Recipe("adam"),
+    "optax.adamw": Recipe("adam", decay=1e-4, decay_place="decoupled"),
+    "optax.adamw with torch's default decay": Recipe("adam", decay=1e-2, decay_place="decoupled"),
+    "optax.rmsprop": Recipe("rmsprop", beta2=0.9, epsilon_place="inside"),
+    "torch's form of RMSprop": Recipe("rmsprop", beta2=0.99),
+    "optax.adagrad": Recipe("adagrad", initial=0.1, epsilon=1e-7, epsilon_place="inside"),
+}
+
+
+def _other_optimizers(recipe: Recipe) -> Iterator[Mistake]:
+    """Another optimiser, with its defaults or with torch's decay."""
+    for words, other in _OPTIMIZERS.items():
+        for decay in dict.fromkeys((other.decay, recipe.decay)):
+            if other.family != recipe.family:
+                kept = dataclasses.replace(other, decay=decay)
+                summary = f"the updates are those of {words}, torch has another optimiser"
+                yield Mistake(
+                    "optimizer",
+                    "optimizer_swapped",
+                    summary,
+                    "use torch's optimiser",
+                    lambda p, kept=kept: p.change(recipes=dict.fromkeys(p.recipes, kept)),  # type: ignore[misc]
+                )
 
 
 def _turned(program: Program) -> Program:

@@ -91,6 +91,9 @@ def _factors(training: Training, mine: _First, theirs: _First) -> Iterator[Cause
         yield Cause("loss_value", summary, "return the loss that is differentiated", _seen(mine, theirs))
     elif np.isclose(factor, loss_factor, rtol=1e-9):
         yield from _named_factor(training, factor, mine, theirs)
+    elif mine.loss > 0 and np.isclose(theirs.loss, mine.loss**0.5, rtol=1e-9) and factor > 0:
+        summary = "the loss is the root of torch's"
+        yield Cause("loss_root", summary, "leave the root out", _seen(mine, theirs))
     else:
         summary = f"the gradients are {factor:.6g} times torch's, the loss is not"
         yield Cause(
@@ -195,11 +198,13 @@ def _reproduces(run: Run, theirs: _First) -> bool:
 
 
 def _model_causes(training: Training) -> list[Cause]:
-    """The models themselves differ, perhaps: what ``check`` finds on the first batch."""
+    """The models themselves differ, perhaps, or the losses as code: what ``check`` finds on the first batch."""
     from compare.checking import check
 
-    port = training.port
     batch = training.batches[0]
+    target = torch_target(batch.target)
+    losses = lambda o: training.torch_loss(o, target), lambda o: training.jax_loss(o, batch.target)
+    port = dataclasses.replace(training.port, loss=losses)
     if batch.to_flax is not None:
         from compare.structure import Inputs
 
@@ -209,6 +214,8 @@ def _model_causes(training: Training) -> list[Cause]:
         return []
     if report.causes:
         return list(report.causes)
+    if not any(leaf.path != "loss" and not leaf.agrees for leaf in report.check("outputs").leaves):
+        return []
     summary = "the models' outputs differ already, before any training"
     evidence = report.check("outputs").detail
     return [Cause("model", summary, "compare.check on the first batch says where", evidence)]

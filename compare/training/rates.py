@@ -1,6 +1,6 @@
 """What is wrong with a sequence of learning rates."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -76,6 +76,7 @@ def _shapes(theirs: np.ndarray, ours: np.ndarray, evidence: str) -> list[Cause]:
     found += _stairs(theirs, ours)
     found += _warmup(theirs, ours)
     found += _geometric(theirs, ours)
+    found = found or _closed(theirs, ours)
     return [Cause(*words, evidence) for words in found]
 
 
@@ -133,6 +134,46 @@ def _geometric(theirs: np.ndarray, ours: np.ndarray) -> list[tuple[str, str, str
         words = f"the rate decays by another factor: torch's decay to the power of {power:.4g}"
         return [("schedule_decay_rate", words, "pass torch's gamma as decay_rate")]
     return []
+
+
+def _closed(theirs: np.ndarray, ours: np.ndarray) -> list[tuple[str, str, str]]:
+    """Both fall along a curve of one kind, to other ends or over other lengths."""
+    for kind, curve in _CURVES.items():
+        mine, other = _fitted(ours, curve), _fitted(theirs, curve)
+        if mine and other:
+            (length, first, last), (ours_length, ours_first, ours_last) = other, mine
+            parts = [] if length == ours_length else [f"runs over {length} steps, torch's over {ours_length}"]
+            name = "schedule_length" if parts else "schedule_bounds"
+            for word, value, expected in (("begins", first, ours_first), ("ends", last, ours_last)):
+                if abs(value - expected) > 1e-9 * max(abs(value), abs(expected), abs(ours_first)):
+                    parts.append(f"{word} at {value:.6g}, torch's at {expected:.6g}")
+            if parts:
+                fix = "pass torch's length, first and last rate (alpha in optax is the last over the first)"
+                return [(name, f"the {kind} schedule {' and '.join(parts)}", fix)]
+    return []
+
+
+def _fitted(rates: np.ndarray, curve: Callable[[np.ndarray], np.ndarray]) -> tuple[int, float, float] | None:
+    """Length in steps, first and last rate of a schedule of that curve; None where it is no such schedule."""
+    steps = np.arange(len(rates))
+    if len(rates) < 4:
+        return None  # any three rates lie on one
+    for length in range(2, 20 * len(rates)):
+        share = curve(np.minimum(steps / length, 1.0))  # 1 at the beginning, 0 at the end
+        table = np.stack([share, 1 - share], 1)
+        (first, last), *_ = np.linalg.lstsq(table, rates, rcond=None)
+        if same_rates((table @ [first, last]).tolist(), rates.tolist()) and np.linalg.cond(table) < _LEAST_KNOWN:
+            return length, float(first), float(last)
+    return None
+
+
+# A short piece of a long curve could be a piece of many.
+_LEAST_KNOWN = 1e4
+_CURVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "cosine": lambda x: (1 + np.cos(np.pi * x)) / 2,
+    "linear": lambda x: 1 - x,
+    "quadratic": lambda x: (1 - x) ** 2,
+}
 
 
 def _extra(theirs: np.ndarray, ours: np.ndarray, evidence: str) -> list[Cause]:

@@ -28,6 +28,8 @@ _SAME = {
     "heads_order": ("reshape_order", "group_order", "parts_interleaved"),
     "ids_shifted": ("embedding_shifted", "array_shifted", "position_offset"),
     "input_exchanged": ("wrong_array",),
+    "label_smoothing_value": ("label_smoothing",),
+    "learning_rate_schedule": ("schedule_length", "schedule_bounds"),
     "lower_precision": ("rounded",),
     "mask_axis": ("mask_direction", "attention_mask_direction"),
     "mask_inverted": ("attention_mask_inverted",),

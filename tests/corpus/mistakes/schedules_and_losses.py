@@ -229,6 +229,14 @@ LOOPS = {
         1,
         ("learning_rate_factor",),
     ),
+    "another_optimizer": Loop(
+        "SGD for Adam",
+        train(lambda parameters: torch.optim.Adam(parameters, 1e-2), optax.sgd(1e-2)),
+        None,
+        "update",
+        1,
+        ("optimizer_swapped",),
+    ),
     "two_at_once": Loop(
         "halved loss and forgotten Nesterov",
         train(
