@@ -14,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 from compare.checks.gradients import check_gradients
 from compare.checks.outputs import check_outputs
 from compare.constants import allow_for_tables
-from compare.evidence import Evidence, Legs, working_precision
+from compare.evidence import Evidence, Legs, moved_by_rounding, working_precision
+from compare.own_rounding import with_own_rounding
 from compare.weights import WeightMapping
 
 __all__ = ["concede"]
@@ -103,6 +104,8 @@ def concede(
 
 
 def _conceded(legs: Legs, mapping: WeightMapping, model: torch.nn.Module, item: Evidence) -> Evidence:
+    if _agrees(rounded := with_own_rounding(legs.flax64, item)):
+        return rounded
     edits = [[concession] for concession in _CONCESSIONS if _used(legs, item, concession)]
     if len(edits) > 1:
         edits.append([concession for (concession,) in edits])
@@ -129,7 +132,9 @@ def _used(legs: Legs, item: Evidence, concession: _Concession) -> bool:
 
 def _edited(legs: Legs, item: Evidence, concessions: Sequence[_Concession]) -> Evidence:
     reference = legs.torch64.run(item.case, edit=_Conceding(concessions))
-    return dataclasses.replace(item, reference=reference, conceded=tuple(c.sentence for c in concessions))
+    moved = moved_by_rounding(legs.torch64, item.case, reference, 0, lambda: _Conceding(concessions))
+    conceded = tuple(concession.sentence for concession in concessions)
+    return dataclasses.replace(item, reference=reference, moved=moved, conceded=conceded)
 
 
 def _with_accuracy(legs: Legs, item: Evidence, concessions: Sequence[_Concession]) -> Evidence:

@@ -194,11 +194,17 @@ def gather(
     return Gathered(tuple(evidence), refused, tuple(broken))
 
 
-def moved_by_rounding(torch64: TorchLeg, case: Case, reference: Run, seed: int) -> Run:
+def moved_by_rounding(
+    torch64: TorchLeg,
+    case: Case,
+    reference: Run,
+    seed: int,
+    edit: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> Run:
     """How far a rounding of weights, inputs and module outputs moves each array of the reference."""
     numbers = sum(array.size for array in case.weights.values())
     runs = _PERTURBED_RUNS_IF_SMALL if numbers < _SMALL else PERTURBED_RUNS
-    return spreads(reference, (torch64.run(case, perturbation=seed + k) for k in range(runs)), "float64")
+    return spreads(reference, (torch64.run(case, perturbation=seed + k, edit=edit()) for k in range(runs)), "float64")
 
 
 def working_precision(

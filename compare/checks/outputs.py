@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from compare.checks.judge import compare_runs, judge
-from compare.evidence import Evidence, Gathered
+from compare.evidence import Evidence
 from compare.legs.run import TIES, Case
 from compare.result import CheckResult, Leaf
-from compare.structure import flatten
 
-__all__ = ["beside_caches", "check_outputs", "with_broken"]
+__all__ = ["check_outputs", "with_broken"]
 
 
 def check_outputs(evidence: Sequence[Evidence], strict: bool) -> CheckResult:
@@ -20,9 +19,11 @@ def check_outputs(evidence: Sequence[Evidence], strict: bool) -> CheckResult:
     found: list[tuple[Evidence, list[Leaf]]] = []
     for item in evidence:
         leaves = item.once("outputs", functools.partial(_leaves, item))
-        if item.case.aside == TIES and (_own_inputs(item) or any(leaf.detail for leaf in leaves)):
-            # Right ports may choose otherwise among equals that a probe holds. None of them returns NaN where torch
-            # returns a number, or other values on the user's own inputs: zeros there are often padding, and mean it.
+        # Right ports may choose otherwise among equals that a probe holds. None of them returns other values on the
+        # user's own inputs: zeros there are often padding, and mean it.
+        binds = item.case.aside == TIES and _own_inputs(item)
+        # Nor does one return NaN where torch returns a number, or arrays of another shape, whatever the values.
+        if binds or (not item.case.other_size and any(leaf.detail for leaf in leaves)):
             item = dataclasses.replace(item, case=dataclasses.replace(item.case, aside=""))
         found.append((item, leaves))
     return judge("outputs", found, "outputs", strict)
@@ -40,22 +41,6 @@ def _leaves(item: Evidence) -> list[Leaf]:
     if item.numpy is not None:
         leaves += compare_runs(item, lambda run: run.outputs, item.numpy, "NumPy")
     return leaves
-
-
-def beside_caches(gathered: Gathered, shapes: Sequence[tuple[int, ...]]) -> Gathered:
-    """``gathered``, broken batches set aside where the port keeps arrays for as many samples as the user's call has.
-
-    Args:
-        gathered: what all runs gave.
-        shapes: of the port's buffers that torch does not have, such as a decoder's cache.
-    """
-    inputs = flatten(gathered.evidence[0].case.call) if gathered.evidence else {}
-    samples = next((len(array) for array in inputs.values() if array.ndim), 0)
-    if not any(samples in shape for shape in shapes):
-        return gathered
-    made = "where the port keeps a cache for another number of samples"
-    broken = ((dataclasses.replace(c, aside=c.aside or made) if c.forward_only else c, s) for c, s in gathered.broken)
-    return dataclasses.replace(gathered, broken=tuple(broken))
 
 
 def with_broken(result: CheckResult, broken: Sequence[tuple[Case, str]], strict: bool) -> CheckResult:
