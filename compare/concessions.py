@@ -15,7 +15,6 @@ from compare.checks.gradients import check_gradients
 from compare.checks.outputs import check_outputs
 from compare.constants import allow_for_tables
 from compare.evidence import Evidence, Legs, moved_by_rounding, working_precision
-from compare.own_rounding import with_own_rounding
 from compare.weights import WeightMapping
 
 __all__ = ["concede"]
@@ -104,8 +103,6 @@ def concede(
 
 
 def _conceded(legs: Legs, mapping: WeightMapping, model: torch.nn.Module, item: Evidence) -> Evidence:
-    if _agrees(rounded := with_own_rounding(legs.flax64, item)):
-        return rounded
     edits = [[concession] for concession in _CONCESSIONS if _used(legs, item, concession)]
     if len(edits) > 1:
         edits.append([concession for (concession,) in edits])

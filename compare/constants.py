@@ -17,7 +17,7 @@ from compare.structure import is_floating
 from compare.verdict import unit_roundoff
 from compare.weights import WeightMapping
 
-__all__ = ["allow_for_tables", "largest"]
+__all__ = ["allow_for_tables"]
 
 _RUNS = 3
 
@@ -50,7 +50,7 @@ def allow_for_tables(legs: Legs, mapping: WeightMapping, model: torch.nn.Module,
         names += [f"torch's buffer {name}" for name in tables]
     if not moved:
         return item
-    return dataclasses.replace(item, constants=largest(moved), constant_names=tuple(names))
+    return dataclasses.replace(item, constants=_largest(moved), constant_names=tuple(names))
 
 
 def _rounded(item: Evidence, tables: Sequence[str], random: np.random.Generator) -> Case:
@@ -63,7 +63,7 @@ def _rounded(item: Evidence, tables: Sequence[str], random: np.random.Generator)
     return dataclasses.replace(item.case, weights=moved)
 
 
-def largest(runs: Sequence[Run]) -> Run:
+def _largest(runs: Sequence[Run]) -> Run:
     """Array by array the largest of several spreads."""
 
     def field(name: str) -> dict[str, np.ndarray]:
