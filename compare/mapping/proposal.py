@@ -84,9 +84,7 @@ def _propose(
     return mapping, draft.unsure
 
 
-def _pack_bare(
-    draft: Draft, units: Sequence[Unit], holders: Sequence[Holder]
-) -> tuple[Sequence[Unit], Sequence[Holder]]:
+def _pack_bare(draft: Draft, units: Sequence[Unit], holders: Sequence[Holder]) -> tuple[list[Unit], list[Holder]]:
     """Packed layers without biases that Flax keeps apart as arrays of its own, in no layer."""
     bare = {
         h.name: dataclasses.replace(h, slots={"weight": slot})
@@ -96,8 +94,9 @@ def _pack_bare(
     alone = [unit for unit in units if set(unit.pieces) == {"weight"}]
     left, kept = draft.pack_all(alone, list(bare.values()), pack)
     packed = set(bare) - {holder.name for holder in kept}
-    units = [unit for unit in units if unit not in alone or unit in left]
-    return units, [holder for holder in holders if holder.name not in packed]
+    return [unit for unit in units if unit not in alone or unit in left], [
+        holder for holder in holders if holder.name not in packed
+    ]
 
 
 def _cells_as_layers(units: Sequence[Unit]) -> list[Unit]:

@@ -133,7 +133,7 @@ class Experts(nnx.Module):
         return jnp.einsum("enf,ne->nf", outputs, weights), chosen
 
 
-def experts() -> compare.Port:
+def two_of_four_experts() -> compare.Port:
     return build("the best two of four experts", TorchExperts, Experts(nnx.Rngs(0)), normal(7, 6))
 
 
@@ -206,7 +206,7 @@ def sets() -> compare.Port:
     return build("sets of unlike size", TorchSets, Sets(), (normal(3, 5, 3), np.array([5, 2, 4])))
 
 
-BUILDERS = (latents, window, experts, policy, sets)
+BUILDERS = (latents, window, two_of_four_experts, policy, sets)
 
 
 def ports() -> list[compare.Port]:
