@@ -1,7 +1,8 @@
 """Did the check exercise everything it speaks of?"""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,12 +13,16 @@ from compare.legs.torch_leg import TorchLeg
 from compare.result import CheckResult
 from compare.structure import flatten, is_floating
 
-__all__ = ["check_adequacy", "reached_rows", "unexercised"]
+__all__ = ["Idle", "check_adequacy", "reached_rows", "turned_over", "unexercised"]
 
 _NAMES_SHOWN = 6
 
 
-def check_adequacy(evidence: Sequence[Evidence], idle: Sequence[str] = ()) -> CheckResult:
+Idle = Mapping[str, np.ndarray]
+"""Parameter name -> for each of its rows, whether it was never exercised."""
+
+
+def check_adequacy(evidence: Sequence[Evidence], idle: Idle = types.MappingProxyType({})) -> CheckResult:
     """Judges all cases together: agreement about nothing is no agreement.
 
     Inconclusive when every output is non-finite, when all outputs are the same whatever goes in, when no gradient
@@ -29,15 +34,15 @@ def check_adequacy(evidence: Sequence[Evidence], idle: Sequence[str] = ()) -> Ch
         idle: from ``unexercised``.
     """
     finite = [item for item in evidence if item.finite]
-    flows = gradient_flow([item for item in finite if item.case.cotangents])
+    flows = gradient_flow(_judged(finite))
     dead = [name for name, legs in flows.items() if set(legs.values()) <= {"none", "zero"}]
     reason = _nothing_shown(finite)
     if not reason and flows and len(dead) == len(flows):
         reason = "no gradient reaches any parameter in any case"
     if not reason and idle:
-        shown = ", ".join(idle[:_NAMES_SHOWN]) + (
-            f" and {len(idle) - _NAMES_SHOWN} more" if len(idle) > _NAMES_SHOWN else ""
-        )
+        words = [_words(name, rows) for name, rows in idle.items()]
+        more = f" and {len(words) - _NAMES_SHOWN} more" if len(words) > _NAMES_SHOWN else ""
+        shown = ", ".join(words[:_NAMES_SHOWN]) + more
         reason = f"never exercised, since a unit is dead or saturated in every case: {shown}"
     if reason:
         return CheckResult("adequacy", "inconclusive", reason)
@@ -45,6 +50,11 @@ def check_adequacy(evidence: Sequence[Evidence], idle: Sequence[str] = ()) -> Ch
     if dead:
         return CheckResult("adequacy", "noted", f"{detail}; dead on every leg: {', '.join(dead)}")
     return CheckResult("adequacy", "passed", detail)
+
+
+def _judged(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """The cases whose gradients decide: what shows only where right ports may differ was not tried."""
+    return [item for item in evidence if item.finite and item.case.cotangents and not item.case.aside]
 
 
 def _nothing_shown(evidence: Sequence[Evidence]) -> str:
@@ -81,17 +91,23 @@ def _constant(evidence: Sequence[Evidence]) -> bool:
     )
 
 
-def unexercised(evidence: Sequence[Evidence], torch64: TorchLeg) -> list[str]:
+def unexercised(evidence: Sequence[Evidence], torch64: TorchLeg) -> dict[str, np.ndarray]:
     """Parameters, and single units of them, that never took a gradient and yet move the outputs when they change.
 
     A unit that is dead or saturated in every case hides whatever the port does with it. What moves nothing however far
     it is changed has no influence, which is no fault of the check.
     """
-    used = [item for item in evidence if item.finite and item.case.cotangents]
-    bases = [item.case for item in used if not item.case.aside and not item.case.driven][:2]
-    return [
-        _words(name, rows) for name, rows in _still(used) if any(_moves(torch64, base, name, rows) for base in bases)
-    ]
+    used = _judged(evidence)
+    bases = [item.case for item in used if not item.case.driven][:2]
+    return {name: rows for name, rows in _still(used) if any(_moves(torch64, base, name, rows) for base in bases)}
+
+
+def turned_over(weights: Mapping[str, np.ndarray], idle: Idle) -> dict[str, np.ndarray]:
+    """``weights`` with the rows in ``idle`` of the other sign: what lay below zero for all samples lies above."""
+    turned = dict(weights)
+    for name, rows in idle.items():
+        turned[name] = np.where(rows.reshape(-1, *[1] * (weights[name].ndim - 1)), -weights[name], weights[name])
+    return turned
 
 
 def _still(evidence: Sequence[Evidence]) -> Iterator[tuple[str, np.ndarray]]:

@@ -153,7 +153,7 @@ def _drive(case: Case, torch64: TorchLeg, size: float) -> Case | None:
 
 
 def _other_sizes(case: Case, frozen: frozenset[str], ranges: Ranges, torch64: TorchLeg, seed: int) -> Iterator[Case]:
-    """Another batch size, and other lengths if the reference takes them."""
+    """Another batch size, and another length if the reference takes one."""
     given = _tried(torch64.outputs, case)
     if given is None:
         return
@@ -163,25 +163,30 @@ def _other_sizes(case: Case, frozen: frozenset[str], ranges: Ranges, torch64: To
         batch = Case(f"redrawn weights, batch of {count}", case.weights, call, forward_only=True)
         outputs = _tried(torch64.outputs, batch)
         if outputs is not None:
-            apart = _samples_apart(given, outputs)
-            yield batch if apart else dataclasses.replace(batch, aside="with a first axis of another length")
+            aside = "" if _samples_apart(given, outputs) else "with a first axis of another length"
+            yield dataclasses.replace(batch, aside=aside, other_size=bool(aside))
             break
         refused = refused or batch
     else:
         if refused is not None:
             yield refused  # it is listed with the reason
-    taken = []
     for length, call in other_lengths(case.call):
-        shorter = Case(
-            f"redrawn weights, axes of {length} one shorter",
-            case.weights,
-            call,
-            aside="at another length than the given one",
-            forward_only=True,
-        )
-        if _tried(torch64.outputs, shorter) is not None:
-            taken.append(shorter)
-    yield from taken[:1]
+        name = f"redrawn weights, axes of {length} one shorter"
+        shorter = Case(name, case.weights, call, aside="at another length than the given one", forward_only=True)
+        outputs = _tried(torch64.outputs, shorter)
+        if outputs is None:
+            continue
+        if ranges.sequence(case.call, length):  # of tokens: there are as many as a text has
+            shorter = dataclasses.replace(shorter, aside="")
+        yield dataclasses.replace(shorter, other_size=bool(shorter.aside) and not _follows(given, outputs, length))
+        break
+
+
+def _follows(given: Arrays, shorter: Arrays, length: int) -> bool:
+    """Whether all that is shorter in the outputs is as long as in the inputs: no stride that rounds a length."""
+    shapes = [(array.shape, shorter[path].shape) for path, array in given.items() if path in shorter]
+    pairs = [pair for before, after in shapes for pair in zip(before, after, strict=False) if pair[0] != pair[1]]
+    return bool(pairs) and all(pair == (length, length - 1) for pair in pairs)
 
 
 def _samples_apart(given: Arrays, more: Arrays) -> bool:

@@ -2,16 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from compare.adequacy import check_adequacy, unexercised
+from compare.adequacy import Idle, check_adequacy, turned_over, unexercised
+from compare.caches import beside_caches
 from compare.cases import make_cases, torch_call
 from compare.checks.gradients import check_gradients, gradient_flow
-from compare.checks.outputs import beside_caches, check_outputs, with_broken
+from compare.checks.outputs import check_outputs, with_broken
 from compare.checks.parameters import can_run, check_parameters, check_weights, count_parameters, undecided
 from compare.checks.precision import check_precision, float32_errors
 from compare.checks.sameness import same
@@ -114,7 +115,7 @@ def _report(port: Port) -> Report:
                 gathered = dataclasses.replace(
                     gathered, evidence=concede(legs, mapping, port.torch_model, gathered.evidence)
                 )
-            gathered = beside_caches(gathered, [function.leaves[path].shape for path in mapping.flax_only])
+            gathered = beside_caches(gathered, legs)
             results += _judge(port, gathered, idle)
         except MaskMismatchError as error:
             results.append(CheckResult("outputs", "failed", str(error)))
@@ -166,20 +167,22 @@ def _mapping(port: Port, function: FlaxFunction, legs: Legs) -> WeightMapping:
     return judge_influence(settle(mapping, legs, case()), legs, case())
 
 
-# A unit that no case wakes by chance is woken by other weights; one that is dead stays so.
+# A unit that no case wakes by chance is woken by weights of the other sign, or by others; one that is dead stays so.
 _MOST_REDRAWS = 3
 
 
 def _exercised(
     port: Port, legs: Legs, gathered: Gathered, keep: Callable[[Evidence], Evidence]
-) -> tuple[Gathered, list[str]]:
+) -> tuple[Gathered, Idle]:
     """The evidence, on further weights where something was never exercised, and what still was not."""
     idle = unexercised(gathered.evidence, legs.torch64)
     for k in range(1, _MOST_REDRAWS + 1):
         if not idle:
             break
-        again = redraw_weights(port.torch_model, port.seed + 1000 * k)
-        case = Case(f"weights redrawn again ({k})", again, gathered.evidence[-1].case.call)
+        seed = port.seed + (1 if k == 1 else 1000 * k)  # first those that were tried, with their signs turned
+        again = turned_over(redraw_weights(port.torch_model, seed), idle)
+        call = next((item.case.call for item in gathered.evidence if not item.case.aside), torch_call(port))
+        case = Case(f"weights redrawn again ({k})", again, call)
         more = gather(legs, [case], port.mode, port.seed + 1000 * k, keep)
         gathered = dataclasses.replace(gathered, evidence=gathered.evidence + more.evidence)
         idle = unexercised(gathered.evidence, legs.torch64)
@@ -210,8 +213,7 @@ def _diagnosis(legs: Legs, mapping: WeightMapping, evidence: tuple[Evidence, ...
     failing = [
         item
         for item in evidence
-        if (port.strict or not item.case.aside)
-        and "failed" in (check_outputs([item], strict=True).status, check_gradients([item], strict=True).status)
+        if "failed" in (check_outputs([item], port.strict).status, check_gradients([item], port.strict).status)
     ]
     try:
         if not failing and evidence and port.profile:
@@ -264,16 +266,17 @@ def _legs(port: Port, function: FlaxFunction, mapping: WeightMapping) -> Legs:
     if isinstance(port.inputs, Inputs):
         given = port.inputs.flax
         to_flax = given if callable(given) else as_call(given)
+    torch64 = TorchLeg(port.torch_model, "float64", port.mode, port.torch_select, torch_loss)
     return Legs(
-        torch64=TorchLeg(port.torch_model, "float64", port.mode, port.torch_select, torch_loss),
+        torch64=torch64,
         torch32=TorchLeg(port.torch_model, "float32", port.mode, port.torch_select, torch_loss),
-        flax64=FlaxLeg(function, mapping, "float64", to_flax, port.flax_select, jax_loss),
-        flax32=FlaxLeg(function, mapping, "float32", to_flax, port.flax_select, jax_loss),
+        flax64=FlaxLeg(function, mapping, "float64", to_flax, port.flax_select, jax_loss, torch64.ranks),
+        flax32=FlaxLeg(function, mapping, "float32", to_flax, port.flax_select, jax_loss, torch64.ranks),
         numpy=None if port.numpy_model is None else NumpyLeg(port.numpy_model, port.torch_select, torch_loss),
     )
 
 
-def _judge(port: Port, gathered: Gathered, idle: Sequence[str]) -> list[CheckResult]:
+def _judge(port: Port, gathered: Gathered, idle: Idle) -> list[CheckResult]:
     evidence = gathered.evidence
     outputs = with_broken(check_outputs(evidence, port.strict), gathered.broken, port.strict)
     results = [outputs, check_gradients(evidence, port.strict)]

@@ -15,7 +15,7 @@ from compare.checks.sameness import same
 from compare.condensing import condensed
 from compare.constants import allow_for_tables
 from compare.evidence import Evidence, Legs, restored
-from compare.rounding import flax_in_working_precision, working_precision
+from compare.rounding import flax_in_working_precision, moved_by_rounding, working_precision
 from compare.weights import WeightMapping
 
 __all__ = ["concede"]
@@ -132,7 +132,9 @@ def _used(legs: Legs, item: Evidence, concession: _Concession) -> bool:
 
 def _edited(legs: Legs, item: Evidence, concessions: Sequence[_Concession]) -> Evidence:
     reference = legs.torch64.run(item.case, edit=_Conceding(concessions))
-    return dataclasses.replace(item, reference=reference, conceded=tuple(c.sentence for c in concessions))
+    moved = moved_by_rounding(legs.torch64, item.case, reference, 0, lambda: _Conceding(concessions))
+    conceded = tuple(concession.sentence for concession in concessions)
+    return dataclasses.replace(item, reference=reference, moved=moved, conceded=conceded)
 
 
 def _with_accuracy(legs: Legs, item: Evidence, concessions: Sequence[_Concession]) -> Evidence:

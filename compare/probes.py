@@ -43,6 +43,11 @@ class Ranges:
         self._given = given
         self._lookups = lookups
 
+    def sequence(self, call: Call, length: int) -> bool:
+        """Whether an axis of ``length``, samples apart, holds indices into a table."""
+        inputs = flatten(call)
+        return any(length in inputs[path].shape[1:] for path in self._lookups if path in inputs)
+
     def draw(self, path: str, array: np.ndarray, random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Integers of ``shape`` for the input at ``path``, the extreme ones among them."""
         lookup = self._lookups.get(path)

@@ -208,6 +208,12 @@ class Report:
         """Whether the port computes the same, and that was shown."""
         return self.status == "passed"
 
+    @property
+    def unjudged(self) -> tuple[CheckResult, ...]:
+        """What was asked for and could not be judged: a report that passes says nothing about it."""
+        asked = ("gradients", "training mode")
+        return tuple(check for check in self.checks if check.status == "skipped" and check.name in asked)
+
     def check(self, name: str) -> CheckResult:
         """The check called ``name``.
 

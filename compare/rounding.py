@@ -28,17 +28,22 @@ _PERTURBED_RUNS_IF_SMALL = 8
 _SMALL = 1000
 
 
-def moved_by_rounding(torch64: TorchLeg, case: Case, reference: Run, seed: int) -> Run:
+def moved_by_rounding(
+    torch64: TorchLeg,
+    case: Case,
+    reference: Run,
+    seed: int,
+    edit: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> Run:
     """How far a rounding of weights, inputs and module outputs moves each array of the reference."""
     runs = _PERTURBED_RUNS_IF_SMALL if torch64.size < _SMALL else PERTURBED_RUNS
     if torch64.large:
         runs = 1 if case.forward_only else 2
-    perturbed = (functools.partial(_reduced, torch64, case, perturbation=seed + k) for k in range(runs))
-    return spreads(reference, perturbed, "float64")
 
+    def perturbed(k: int, reduce: Reduce) -> Run:
+        return torch64.run(case, perturbation=seed + k, edit=edit(), reduce=reduce)
 
-def _reduced(leg: TorchLeg, case: Case, reduce: Reduce, **how: Any) -> Run:
-    return leg.run(case, reduce=reduce, **how)
+    return spreads(reference, (functools.partial(perturbed, k) for k in range(runs)), "float64")
 
 
 def working_precision(

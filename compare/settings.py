@@ -24,8 +24,8 @@ def settings(port: Port, legs: Legs, refused: Mapping[str, str], note: str) -> d
         "python": platform.python_version(),
         "device": jax.default_backend(),
         "matmul precision": f"highest, without TF32 (yours: torch {torch.get_float32_matmul_precision()}, "
-        f"jax {jax.config.values.get('jax_default_matmul_precision') or 'default'})",
-        "x64": f"on in float64 runs alone (yours: {'on' if jax.config.values.get('jax_enable_x64') else 'off'})",
+        f"jax {getattr(jax.config, 'jax_default_matmul_precision', None) or 'default'})",
+        "x64": f"on in float64 runs alone (yours: {'on' if getattr(jax.config, 'jax_enable_x64', False) else 'off'})",
         "autocast": "off",
     }
     if legs.torch64.large:

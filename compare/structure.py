@@ -11,7 +11,18 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Call", "Inputs", "as_call", "exact", "flatten", "is_array", "is_floating", "rebuild", "to_numpy"]
+__all__ = [
+    "Call",
+    "Inputs",
+    "as_call",
+    "exact",
+    "flatten",
+    "is_array",
+    "is_floating",
+    "rebuild",
+    "renamed",
+    "to_numpy",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,3 +139,20 @@ def rebuild(node: Any, leaves: Mapping[str, Any], path: str = "") -> Any:
     if isinstance(node, tuple) and hasattr(node, "_fields"):
         return type(node)(**values)
     return type(node)(values.values())
+
+
+def renamed(leaves: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
+    """``leaves`` by the names in ``ranks``: a tuple here may be a dictionary there, and a key may have another name.
+
+    Those of unknown names take the places of what is missing, in order, if they are as many and have as many axes.
+
+    Args:
+        leaves: arrays by path.
+        ranks: expected path -> number of axes; empty if nothing is known.
+    """
+    strange = [path for path in leaves if path not in ranks]
+    missing = [path for path in ranks if path not in leaves]
+    if [leaves[path].ndim for path in strange] != [ranks[path] for path in missing]:
+        return dict(leaves)
+    names = dict(zip(strange, missing, strict=True))
+    return {names.get(path, path): leaf for path, leaf in leaves.items()}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from compare.evidence import Evidence
-from compare.legs.run import Run
+from compare.legs.run import TIES, Run
 from compare.result import CheckResult, Leaf
 from compare.verdict import (
     CONSTANTS_FACTOR,
@@ -40,6 +40,8 @@ def compare_runs(
     reference, other = select(evidence.reference), select(found)
     suffix = f" ({label})" if label else ""
     leaves = []
+    if "given inputs" not in evidence.case.name and evidence.case.aside != TIES:
+        other = {path: _within_range(reference.get(path), array) for path, array in other.items()}
     for path, array in reference.items():
         name = f"{path or 'output'}{suffix}"
         if path not in other:
@@ -59,6 +61,17 @@ def compare_runs(
     extra = [path for path in other if path not in reference]
     surplus = "only the port has it, torch does not"
     return leaves + [Leaf(f"{path or 'output'}{suffix}", np.nan, 0.0, detail=surplus) for path in extra]
+
+
+def _within_range(expected: np.ndarray | None, found: np.ndarray) -> np.ndarray:
+    """``found``, torch's own values where torch overflows on a probe: there is no standard to be judged by.
+
+    An exponential that torch's author left without a guard may have one in the port.
+    """
+    if expected is None or expected.shape != found.shape or not np.issubdtype(expected.dtype, np.floating):
+        return found
+    finite = np.isfinite(expected)
+    return found if finite.all() or found.dtype.kind != "f" else np.where(finite, found, expected)
 
 
 def _exact(name: str, reference: np.ndarray, found: np.ndarray) -> Leaf:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from compare.checks.judge import compare_runs, judge
-from compare.evidence import Evidence, Gathered
+from compare.evidence import Evidence
 from compare.legs.run import TIES, Case
 from compare.result import CheckResult, Leaf
-from compare.structure import flatten
 from compare.verdict import own_rounding
 
-__all__ = ["beside_caches", "check_outputs", "with_broken"]
+__all__ = ["check_outputs", "with_broken"]
+
+_EQUALS = "in which of equals is chosen"
 
 
 def check_outputs(evidence: Sequence[Evidence], strict: bool) -> CheckResult:
@@ -21,12 +22,25 @@ def check_outputs(evidence: Sequence[Evidence], strict: bool) -> CheckResult:
     found: list[tuple[Evidence, list[Leaf]]] = []
     for item in evidence:
         leaves = item.once("outputs", functools.partial(_leaves, item))
-        if item.case.aside == TIES and (_own_inputs(item) or any(leaf.detail for leaf in leaves)):
-            # Right ports may choose otherwise among equals that a probe holds. None of them returns NaN where torch
-            # returns a number, or other values on the user's own inputs: zeros there are often padding, and mean it.
+        # Right ports may choose otherwise among equals that a probe holds. None of them returns other values on the
+        # user's own inputs: zeros there are often padding, and mean it.
+        binds = item.case.aside == TIES and _own_inputs(item)
+        # Nor does one return NaN where torch returns a number, or arrays of another shape, whatever the values.
+        if binds or (not item.case.other_size and any(leaf.detail for leaf in leaves)):
             item = dataclasses.replace(item, case=dataclasses.replace(item.case, aside=""))
+        elif not item.case.aside and _other_choice(item, leaves):
+            item = dataclasses.replace(item, case=dataclasses.replace(item.case, aside=_EQUALS))
         found.append((item, leaves))
     return judge("outputs", found, "outputs", strict)
+
+
+def _other_choice(item: Evidence, leaves: Sequence[Leaf]) -> bool:
+    """Whether on a probe indices alone differ, beside numbers that agree: a softmax that saturates makes equals."""
+    outputs = item.reference.outputs
+    numbers = {path or "output" for path, array in outputs.items() if np.issubdtype(array.dtype, np.floating)}
+    differing = [leaf for leaf in leaves if not leaf.agrees]
+    alone = all(leaf.path not in numbers and not leaf.detail for leaf in differing)
+    return bool(numbers and differing) and alone and "given inputs" not in item.case.name
 
 
 def _own_inputs(item: Evidence) -> bool:
@@ -43,22 +57,6 @@ def _leaves(item: Evidence) -> list[Leaf]:
     if item.numpy is not None:
         leaves += compare_runs(item, lambda run: run.outputs, item.numpy, "NumPy")
     return leaves
-
-
-def beside_caches(gathered: Gathered, shapes: Sequence[tuple[int, ...]]) -> Gathered:
-    """``gathered``, broken batches set aside where the port keeps arrays for as many samples as the user's call has.
-
-    Args:
-        gathered: what all runs gave.
-        shapes: of the port's buffers that torch does not have, such as a decoder's cache.
-    """
-    inputs = flatten(gathered.evidence[0].case.call) if gathered.evidence else {}
-    samples = next((len(array) for array in inputs.values() if array.ndim), 0)
-    if not any(samples in shape for shape in shapes):
-        return gathered
-    made = "where the port keeps a cache for another number of samples"
-    broken = ((dataclasses.replace(c, aside=c.aside or made) if c.forward_only else c, s) for c, s in gathered.broken)
-    return dataclasses.replace(gathered, broken=tuple(broken))
 
 
 def with_broken(result: CheckResult, broken: Sequence[tuple[Case, str]], strict: bool) -> CheckResult:

@@ -17,7 +17,7 @@ from compare.legs.program import compile_program
 from compare.legs.run import Case, Reduce, Run, reduced
 from compare.legs.watch import Checkpoint, FlaxWatch
 from compare.result import UsageError
-from compare.structure import Call, as_call, flatten, is_floating, rebuild
+from compare.structure import Call, as_call, flatten, is_floating, rebuild, renamed
 from compare.weights import WeightMapping
 
 __all__ = ["FlaxLeg", "LayoutError"]
@@ -43,6 +43,7 @@ class FlaxLeg:
             there are no gradients for the torch call's inputs.
         select: brings the output to torch's structure and layout; None keeps it.
         loss: a function of the selected outputs, compared as one more output.
+        ranks: torch's outputs, path -> number of axes; empty as long as torch was not run.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class FlaxLeg:
         to_flax: Callable[..., Any] | Call | None = None,
         select: Callable[[Any], Any] | None = None,
         loss: Callable[[Any], Any] | None = None,
+        ranks: Mapping[str, int] | None = None,
     ) -> None:
         self.function = function
         self.mapping = mapping
@@ -60,6 +62,7 @@ class FlaxLeg:
         self.to_flax = to_flax
         self.select = select
         self.loss = loss
+        self.ranks = {} if ranks is None else ranks
         self.islands: tuple[str, ...] = ()
         self.constants: tuple[str, ...] = ()
         self._compiled: dict[str, Callable[[Arguments, int | None, Reduce | None], Run]] = {}
@@ -307,6 +310,7 @@ class FlaxLeg:
         if not outputs:
             found = type(returned).__name__
             raise UsageError(f"the Flax model returned {found}, in which there is no array to compare")
+        outputs = renamed(outputs, self.ranks)
         if self.loss is not None:
             outputs["loss"] = self.loss(selected)
         return outputs

@@ -98,7 +98,7 @@ class Lifted:
             jaxpr, consts = (body.jaxpr, body.consts) if hasattr(body, "consts") else (body, ())
             return self._evaluate(jaxpr, consts, values)
         if name == "scan":
-            return self._scan(params, values)
+            return self._scan(equation, values)
         if name == "while":
             return self._while(params, values)
         if name == "cond":
@@ -113,7 +113,7 @@ class Lifted:
             return [raised(r) for r in _as_list(equation.primitive.bind(*values, **params))]
         params = _raised_params(params)
         if params.get("update_jaxpr") is not None:  # scatter-add and its kin hold what they do to one element
-            body = self._body(jex.ClosedJaxpr(params["update_jaxpr"], params["update_consts"]))
+            body = self._body(_closed(params["update_jaxpr"], params["update_consts"]))
             update = jax.make_jaxpr(body)(*[jnp.zeros((), values[0].dtype)] * 2)
             params = {**params, "update_jaxpr": update.jaxpr, "update_consts": tuple(update.consts)}
         results = equation.primitive.bind(*values, **params)
@@ -122,9 +122,14 @@ class Lifted:
     def _body(self, closed: Any) -> Callable[..., list[Any]]:
         return lambda *values: self._evaluate(closed.jaxpr, closed.consts, values)
 
-    def _scan(self, params: dict[str, Any], values: list[Any]) -> list[Any]:
-        n_consts, n_carry = params["num_consts"], params["num_carry"]
-        body = self._body(params["jaxpr"])
+    def _scan(self, equation: Any, values: list[Any]) -> list[Any]:
+        params, inner = equation.params, equation.params["jaxpr"]
+        # Constants, carry and slices, in this order: slices have an axis more outside, and releases of JAX name the
+        # three numbers differently.
+        n_slices = _stacked(equation.invars, inner.jaxpr.invars)
+        n_carry = len(equation.outvars) - _stacked(equation.outvars, inner.jaxpr.outvars)
+        n_consts = len(values) - n_carry - n_slices
+        body = self._body(inner)
         consts, carry, xs = values[:n_consts], values[n_consts : n_consts + n_carry], values[n_consts + n_carry :]
 
         def step(state: list[Any], slices: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -147,6 +152,16 @@ class Lifted:
     def _note_island(self, value: Any, dtype: Any, equation: Any) -> None:
         if jnp.issubdtype(jnp.asarray(value).dtype, jnp.floating):
             self.islands.append(f"{np.dtype(dtype).name} at {_where(equation)}")
+
+
+def _closed(jaxpr: Any, consts: Sequence[Any]) -> Any:
+    """``jaxpr`` with its constants, which it holds itself in newer releases of JAX."""
+    return jaxpr if hasattr(jaxpr, "consts") else jex.ClosedJaxpr(jaxpr, consts)
+
+
+def _stacked(outer: Sequence[Any], inner: Sequence[Any]) -> int:
+    """How many atoms of a scan have an axis more than those of its body."""
+    return sum(a.aval.ndim > b.aval.ndim for a, b in zip(outer, inner, strict=True))
 
 
 def lift(closed: Any, own_tables: bool = False) -> Lifted:
@@ -191,8 +206,7 @@ def _as_traced_results(equation: Any, values: Sequence[Any]) -> list[Any]:
     if equation.primitive.name not in _CALLS:
         return _as_list(equation.primitive.bind(*values, **equation.params))
     body = next(equation.params[key] for key in _BODY_NAMES if key in equation.params)
-    closed = body if hasattr(body, "consts") else jex.ClosedJaxpr(body, ())
-    return list(jex.jaxpr_as_fun(closed)(*values))
+    return list(jex.jaxpr_as_fun(_closed(body, ()))(*values))
 
 
 def _as_traced(value: Any, dtype: Any) -> Any:

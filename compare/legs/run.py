@@ -28,8 +28,10 @@ class Case:
         call: arguments, float64 where floating.
         cotangents: output path -> float64 array; empty to leave the backward pass out.
         masks: dropout keep-masks in call order (training mode), as the torch leg recorded them.
-        aside: words for a circumstance in which right ports may differ ("at ties and exact zeros"), and what differs in
-            such a case alone is a note; empty for an ordinary case.
+        aside: words for a circumstance in which right ports may differ ("at ties and exact zeros"), and values that
+            differ in such a case alone are a note; empty for an ordinary case.
+        other_size: whether nobody can tell if the port has to take arrays of this size: then a wrong shape, or NaN,
+            is a note too.
         cancels: whether these are not the user's inputs and vary little about a large mean. Flax's norms compute
             E[x²] - E[x]² unless told not to, and are less accurate there: a note.
         driven: whether the weights drive the layers far out, where gates saturate and float32 says little.
@@ -43,6 +45,7 @@ class Case:
     cotangents: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     masks: tuple[np.ndarray, ...] = ()
     aside: str = ""
+    other_size: bool = False
     cancels: bool = False
     driven: bool = False
     forward_only: bool = False

@@ -80,6 +80,7 @@ class TorchLeg:
         self._loaded: Mapping[str, np.ndarray] | None = None
         self.size = sum(tensor.numel() for tensor in (self._parameters | self._buffers).values())
         self.large = self.size >= _LARGE
+        self.ranks: dict[str, int] = {}  # of the outputs of the last run
 
     def run(
         self,
@@ -276,6 +277,8 @@ class TorchLeg:
     def _outputs(self, returned: Any) -> dict[str, torch.Tensor]:
         selected = returned if self.select is None else self.select(returned)
         outputs = flatten(selected)
+        self.ranks.clear()
+        self.ranks.update({path: value.ndim for path, value in outputs.items()})
         if not outputs:
             found = type(returned).__name__
             raise UsageError(f"the torch model returned {found}, in which there is no array to compare")

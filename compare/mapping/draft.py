@@ -190,9 +190,22 @@ class Draft:
                 slot = by_path.get(piece.source)
                 if slot is not None and moves(piece, slot):
                     self.place(piece, slot, "name")
+        self._beside_mates([unit for unit in left if not self._all_done(unit)], by_path)
         filled = {rule.target for rule in self.rules}
         self._unfilled = [slot for slot in self._unfilled if slot.target not in filled or slot.place is not None]
         return list(units), [h for h in holders if not {slot.target for slot in h.slots.values()} <= filled]
+
+    def _beside_mates(self, units: Sequence[Unit], slots: Mapping[str, Slot]) -> None:
+        """Arrays that were left behind, in the one slot that fits beside what the rest of their modules fill."""
+        homes = {_home(rule.source): rule.target.rpartition(".")[0] for rule in self.rules}
+        filled = {rule.target for rule in self.rules}
+        for unit in units:
+            for piece in unit.pieces.values():
+                home = homes.get(_home(piece.source))
+                near = [p for p in slots if p not in filled and p.rpartition(".")[0] == home and moves(piece, slots[p])]
+                if home is not None and len(near) == 1:
+                    self.place(piece, slots[near[0]], "name")
+                    filled.add(near[0])
 
     def leave_units(self, units: Sequence[Unit]) -> list[str]:
         """Reports what has no counterpart; returns the buffers among it, which need none."""
@@ -231,6 +244,11 @@ class Draft:
         turned = {rule.target for choice in turns for rule in choice.options[0]}
         apart = [c for c in self._exchanges if not turned & {rule.target for rule in c.options[0]}]
         return (*turns, *apart)
+
+
+def _home(source: str) -> str:
+    """The module that a torch array belongs to, whether it is parametrised or not."""
+    return source.partition(".parametrizations.")[0] if ".parametrizations." in source else source.rpartition(".")[0]
 
 
 def _undigited(name: str) -> str:

@@ -54,9 +54,10 @@ class Component:
 @lru_cache(maxsize=4096)
 def _words(text: str) -> tuple[str, ...]:
     whole = text.replace("_", "").lower()
-    if whole in _CANONICAL:
-        return (_CANONICAL[whole],)
     parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", text)
+    letter = _CANONICAL.get(parts[-1].lower()) if len(parts) > 1 and len(parts[-1]) == 1 else None
+    if whole in _CANONICAL and letter in (None, _CANONICAL[whole]):  # "to_k" is a key, and no token
+        return (_CANONICAL[whole],)
     return tuple(_CANONICAL.get(part.lower(), part.lower()) for part in parts) or ("",)
 
 

@@ -17,6 +17,7 @@ __all__ = ["Packed", "pack", "pack_attention"]
 Item = TypeVar("Item", Unit, Holder)
 
 _PACKABLE = 6  # layers side by side at most
+_MOST_ORDERED = 3  # of more there are too many orders to try
 _ORDER = {"query": 0, "key": 1, "value": 2, "gate": 0, "up": 1}
 
 
@@ -57,7 +58,7 @@ def pack(units: Sequence[Unit], holders: Sequence[Holder]) -> list[Packed]:
     free = list(holders)
     for unit in units:
         for group in _groups([holder for holder in free if "weight" in holder.slots]):
-            options = _split(unit, group)
+            options = tuple(way for order in _orders(group) for way in _split(unit, order))
             if options:
                 found.append(Packed((unit,), tuple(group), options))
                 free = [holder for holder in free if holder not in group]
@@ -81,6 +82,15 @@ def _groups(items: Sequence[Item]) -> Iterator[list[Item]]:
         for size in range(min(len(family), _PACKABLE), 1, -1):
             for start in range(len(family) - size + 1):
                 yield sorted(family[start : start + size], key=lambda item: _meaning(names, item.name))
+
+
+def _orders(group: Sequence[Holder]) -> Iterator[Sequence[Holder]]:
+    """``group``, and where names do not tell all that lies side by side, in every other order too."""
+    names = Names({holder.name: holder.kind for holder in group})
+    told = {_meaning(names, holder.name) for holder in group}
+    yield group
+    if len(group) <= _MOST_ORDERED and (len(told) < len(group) or len(_ORDER) in told):
+        yield from itertools.islice(itertools.permutations(group), 1, None)
 
 
 def _meaning(names: Names, name: str) -> int:

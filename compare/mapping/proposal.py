@@ -71,6 +71,7 @@ def _propose(
     units, holders = draft.match_all(units, holders, orders)
     units, holders = draft.match_all(_cells_as_layers(units), holders, orders)
     units, holders = draft.pack_all(units, holders, pack)
+    units, holders = _pack_bare(draft, units, holders)
     units, holders = draft.name_all(units, holders)
     units, holders = draft.match_all(draft.singles(units), _alone(holders), None)
     without = [name for name in leaves if name.rpartition(".")[2] in NEVER_IN_FLAX]
@@ -81,6 +82,21 @@ def _propose(
         tuple(draft.rules), tuple(without), tuple(draft.problems), draft.choices(), tuple(flax_only)
     )
     return mapping, draft.unsure
+
+
+def _pack_bare(draft: Draft, units: Sequence[Unit], holders: Sequence[Holder]) -> tuple[list[Unit], list[Holder]]:
+    """Packed layers without biases that Flax keeps apart as arrays of its own, in no layer."""
+    bare = {
+        h.name: dataclasses.replace(h, slots={"weight": slot})
+        for h in holders
+        if (slot := h.slots.get("array")) and len(h.slots) == 1 and len(slot.shape) > 1
+    }
+    alone = [unit for unit in units if set(unit.pieces) == {"weight"}]
+    left, kept = draft.pack_all(alone, list(bare.values()), pack)
+    packed = set(bare) - {holder.name for holder in kept}
+    return [unit for unit in units if unit not in alone or unit in left], [
+        holder for holder in holders if holder.name not in packed
+    ]
 
 
 def _cells_as_layers(units: Sequence[Unit]) -> list[Unit]:

@@ -36,6 +36,8 @@ def to_html(report: Report) -> str:
 def _head(report: Report) -> str:
     lines = [f"<header><h1>{escape(report.name)}</h1>"]
     lines.append(f'<p class="verdict {report.status}">{_VERDICTS[report.status]}</p>')
+    if report.passed:
+        lines += [f"<p>Not judged: {escape(check.name)}, {escape(check.detail)}.</p>" for check in report.unjudged]
     if (place := report.first_divergence) is not None:
         module = f"<code>{escape(place.module)}</code>" if place.module else "the model itself"
         flax = f" (Flax: <code>{escape(place.flax_path)}</code>)" if place.flax_path else ""

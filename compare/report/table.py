@@ -79,7 +79,11 @@ def row(report: Report) -> dict[str, Any]:
         "output_error": report.numbers.get("output_error", missing),
         "gradient_error": report.numbers.get("gradient_error", missing),
         "gradient_flow": report.numbers.get("gradient_flow", {}),
-        "notes": [f"{check.name}: {check.detail}" for check in report.checks if check.status == "noted"],
+        "notes": [
+            f"{check.name}: {check.detail}"
+            for check in report.checks
+            if check.status == "noted" or check in report.unjudged
+        ],
     }
 
 

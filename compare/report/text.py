@@ -19,6 +19,8 @@ _LEAVES_SHOWN = 8
 def to_text(report: Report) -> str:
     """Verdict first, then where and what, then the checks with the arrays that disagree."""
     lines = [f"{report.name}: {report.status}"]
+    if report.passed and report.unjudged:
+        lines[0] += f", but not judged: {'; '.join(f'{check.name} ({check.detail})' for check in report.unjudged)}"
     if (place := report.first_divergence) is not None:
         module = place.module or "the model itself"
         flax_path = f" (Flax: {place.flax_path})" if place.flax_path else ""

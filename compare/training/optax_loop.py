@@ -12,6 +12,7 @@ from jax.extend import core as jex
 from compare.legs.flax_dropout import replay_in_flax
 from compare.legs.flax_function import FlaxFunction
 from compare.legs.lift import independent_outputs, lift
+from compare.legs.program import quickly_compiled
 from compare.result import UsageError
 from compare.structure import Call, as_call, flatten, is_floating, rebuild
 from compare.training.trajectory import Batch, Snapshot, Training
@@ -226,12 +227,11 @@ class _Loop:
 
 
 def _compile(closed: Any, leaves: list[Any]) -> Callable[[list[Any]], Any]:
-    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}  # run a few times only
     lifted, plain = lift(closed), jex.jaxpr_as_fun(closed)
     try:
-        return jax.jit(lambda leaves: lifted(*leaves)).lower(leaves).compile(options)
+        return quickly_compiled(jax.jit(lambda leaves: lifted(*leaves)).lower(leaves))
     except Exception:  # what can't be lifted runs as it is, and its own precision shows
-        return jax.jit(lambda leaves: plain(*leaves)).lower(leaves).compile(options)
+        return quickly_compiled(jax.jit(lambda leaves: plain(*leaves)).lower(leaves))
 
 
 def _raised(array: Any) -> jax.Array:

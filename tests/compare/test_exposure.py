@@ -51,6 +51,15 @@ def loop(x: jax.Array, steps: int = 3) -> jax.Array:
     return jax.lax.while_loop(lambda s: s[0] < steps, lambda s: (s[0] + 1, s[1] / 2), (0, x))[1]
 
 
+def woken(threshold: float) -> Function:
+    """Units that are dead up to ``threshold``."""
+    return lambda x: torch.relu(x.abs() - threshold)
+
+
+def jax_woken(threshold: float) -> Function:
+    return lambda x: jax.nn.relu(jnp.abs(x) - threshold)
+
+
 # What stands between the two layers in torch and in Flax, how many samples there are, and the verdict.
 MIDDLES: dict[str, tuple[Function, Function, int, str]] = {
     "relu6": (F.relu6, jax.nn.relu6, 4, "passed"),
@@ -66,6 +75,11 @@ MIDDLES: dict[str, tuple[Function, Function, int, str]] = {
     "a batch of one": (torch.tanh, jnp.tanh, 1, "passed"),
     "a batch that can only be one": (lambda x: x.reshape(1, 7), lambda x: x.reshape(1, 7), 1, "inconclusive"),
     "a dead unit": (lambda x: torch.relu(x - 1e7), lambda x: jax.nn.relu(x - 1e7), 4, "inconclusive"),
+    "units that only the farthest drive wakes": (woken(2e4), jax_woken(2e4), 4, "inconclusive"),
+    "units that a drive wakes": (woken(100), jax_woken(100), 4, "passed"),
+    "NaN at values of 1e5": (same, lambda x: jnp.where(jnp.abs(x) > 3e4, jnp.nan, x), 4, "failed"),
+    "an exponential without a guard in torch": (lambda x: (1 + x.exp()).log(), jax.nn.softplus, 4, "passed"),
+    "an exponential without a guard": (F.softplus, lambda x: jnp.log(1 + jnp.exp(x)), 4, "failed"),
     "while loop": (lambda x: x / 8, loop, 4, "passed"),
     "while loop of another length": (lambda x: x / 4, loop, 4, "failed"),
 }
@@ -82,6 +96,7 @@ def test_between_two_layers(seeded: Any, rows: Any, name: str) -> None:
         assert "batch of 1" in report.settings["probes that torch refuses"]
     if name.startswith("while loop"):
         assert report.check("gradients").status == "skipped"
+        assert (", but not judged: gradients" in report.text().splitlines()[0]) == report.passed
     if status == "inconclusive":
         detail = report.check("adequacy").detail
         assert "batch of one" in detail if batch == 1 else "never exercised" in detail and "fc1.weight" in detail

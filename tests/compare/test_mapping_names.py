@@ -127,3 +127,12 @@ def test_the_table_says_how_each_pair_was_found() -> None:
     assert "mask" in text
     assert "head.scale" in text
     assert "not placed: Flax has it, shape (9,)" in text
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("to_k", "key"), ("to_q", "wq"), ("w_o", "out"), ("tok_embed", "token_embed")]
+)
+def test_a_letter_behind_a_word_keeps_its_meaning(ours: str, theirs: str) -> None:
+    last = [Names({name: "linear"}).components(name)[-1].word for name in (ours, theirs)]
+    assert last[0] == last[1]
+    assert Names({"tok": "embedding"}).components("tok")[0].word == "token"

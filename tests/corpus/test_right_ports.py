@@ -35,6 +35,8 @@ QUICK = (
     "autocast",
     "fno",
     "cached_decoder",
+    "latents",
+    "policy",
 )
 
 

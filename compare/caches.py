@@ -1,0 +1,67 @@
+"""Ports that hold a cache for as many samples as the user's call has, as decoders do."""
+
+import contextlib
+from dataclasses import replace
+
+import numpy as np
+
+from compare.evidence import Gathered, Legs
+from compare.legs.flax_leg import FlaxLeg
+from compare.legs.run import Case, Run
+from compare.structure import flatten
+
+__all__ = ["beside_caches"]
+
+# Of a cache (samples, length, ...), or of those of all layers, stacked.
+_SAMPLE_AXES = (0, 1)
+
+
+def beside_caches(gathered: Gathered, legs: Legs) -> Gathered:
+    """``gathered``, other batches excused that the port does take once its caches hold as many samples.
+
+    A port that breaks all the same has the number of samples in its code.
+    """
+    if not gathered.evidence:
+        return gathered
+    samples = _samples(gathered.evidence[0].case)
+    made = "where the port keeps a cache for another number of samples"
+    broken = tuple(
+        (case, sentence) if _with_room(legs.flax64, case, samples) is None else (replace(case, aside=made), sentence)
+        for case, sentence in gathered.broken
+    )
+    evidence = tuple(
+        replace(item, flax=_with_room(legs.flax64, item.case, samples) or item.flax)
+        if _shapes(item.flax) != _shapes(item.reference)
+        else item
+        for item in gathered.evidence
+    )
+    return replace(gathered, broken=broken, evidence=evidence)
+
+
+def _samples(case: Case) -> int:
+    return next((len(array) for array in flatten(case.call).values() if array.ndim), 0)
+
+
+def _shapes(run: Run) -> dict[str, tuple[int, ...]]:
+    return {path: array.shape for path, array in run.outputs.items()}
+
+
+def _with_room(leg: FlaxLeg, case: Case, samples: int) -> Run | None:
+    """The port's run of ``case`` with caches for as many samples as that has; None if it has none, or breaks."""
+    more = _samples(case)
+    if case.aside or not case.forward_only or more == samples:
+        return None
+    function = leg.function
+    caches = [path for path in leg.mapping.flax_only if function.kinds[path] == "buffer"]
+    for axis in _SAMPLE_AXES:
+        wider = {
+            path: np.take(function.leaves[path], np.arange(more) % samples, axis)
+            for path in caches
+            if function.leaves[path].ndim > axis and function.leaves[path].shape[axis] == samples
+        }
+        if not wider:
+            continue
+        resized = replace(function, leaves={**function.leaves, **wider})
+        with contextlib.suppress(Exception):  # whatever else stands against it
+            return FlaxLeg(resized, leg.mapping, leg.precision, leg.to_flax, leg.select, leg.loss, leg.ranks).run(case)
+    return None
