@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from compare.case_weights import Replaced
 from compare.checks.gradients import gradient_flow
 from compare.evidence import Evidence
 from compare.legs.run import Case
@@ -150,7 +151,7 @@ def _moves(torch64: TorchLeg, case: Case, name: str, rows: np.ndarray) -> bool:
     def moved(keep: float, scale: float) -> bool:
         drawn = np.array(case.weights[name])
         drawn[rows] = keep * drawn[rows] + scale * random.standard_normal(drawn[rows].shape)
-        after = torch64.outputs(dataclasses.replace(case, weights={**case.weights, name: drawn}))
+        after = torch64.outputs(dataclasses.replace(case, weights=Replaced(case.weights, {name: drawn})))
         # A key bias of 1e8 moves the outputs by its rounding, 1e-8; an influence moves them by their own size.
         return any(_differs(before[path], after[path]) for path in before if is_floating(before[path]))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from compare.structure import exact, is_floating
 
-__all__ = ["Arrays", "Held", "Scaled"]
+__all__ = ["Arrays", "Held", "Replaced", "Scaled"]
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -40,6 +40,27 @@ class Held(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self.narrow)
+
+
+class Replaced(Mapping[str, np.ndarray]):
+    """``base`` with other arrays in place of some.
+
+    Args:
+        base: other weights.
+        arrays: by name.
+    """
+
+    def __init__(self, base: Arrays, arrays: Arrays) -> None:
+        self._base, self._own = base, arrays
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._own[name] if name in self._own else self._base[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._base)
+
+    def __len__(self) -> int:
+        return len(self._base)
 
 
 class Scaled(Mapping[str, np.ndarray]):

@@ -7,12 +7,12 @@ these numbers changed; another base or another table stands far above it.
 
 import dataclasses
 import functools
-from collections import ChainMap
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from compare.case_weights import Replaced
 from compare.checks.sameness import same
 from compare.evidence import Evidence, Legs
 from compare.legs.run import Case, Reduce, Run
@@ -84,7 +84,7 @@ def _rounded(item: Evidence, tables: Sequence[str], random: np.random.Generator)
         # A number that was rounded once lies within half a unit; whole ones are tried.
         move = 2 * unit_roundoff("float32") * random.uniform(-1.0, 1.0, table.shape)
         moved[name] = table * (1.0 + move)
-    return dataclasses.replace(item.case, weights=ChainMap(moved, item.case.weights))  # type: ignore[arg-type]
+    return dataclasses.replace(item.case, weights=Replaced(item.case.weights, moved))
 
 
 def _largest(runs: Sequence[Run]) -> Run:

@@ -195,6 +195,7 @@ def _by_the_port(legs: Legs, item: Evidence) -> Evidence:
         judged = functools.partial(flax_in_working_precision, reference=item.reference, error32=item.error32)
         flax32, gradients32 = _run("flax", functools.partial(judged, legs.flax32), case)
         item = dataclasses.replace(item, flax32=flax32, gradients32=gradients32)
+        give_back()
     item = dataclasses.replace(item, flax=_run("flax", legs.flax64.run, case))
     if numpy is not None and (numpy.remakes or case.name.startswith("given weights")):
         item = dataclasses.replace(item, numpy=_run("numpy", numpy.run, case))

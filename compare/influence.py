@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from compare.case_weights import Replaced
 from compare.evidence import Legs
 from compare.legs.run import Case
 from compare.rounding import PERTURBED_RUNS
@@ -42,7 +43,7 @@ def _is_idle(problem: MappingProblem, legs: Legs, case: Case) -> bool:
     random = np.random.default_rng(0)
     if problem.side == "torch":
         name = problem.name.partition("[")[0]
-        moved = dataclasses.replace(case, weights={**case.weights, name: _moved(case.weights[name], random)})
+        moved = dataclasses.replace(case, weights=Replaced(case.weights, {name: _moved(case.weights[name], random)}))
         runs = [legs.torch64.run(case, perturbation=k).outputs for k in range(PERTURBED_RUNS)]
         return _same(legs.torch64.run(case).outputs, legs.torch64.run(moved).outputs, runs)
     leg, function = legs.flax64, legs.flax64.function

@@ -13,6 +13,7 @@ from compare.legs.dtypes import narrow_dtype, shared_16_bit_type, wide
 from compare.legs.flax_dropout import replay_in_flax
 from compare.legs.flax_function import FlaxFunction
 from compare.legs.lift import independent_outputs
+from compare.legs.memory import give_back
 from compare.legs.program import compile_program
 from compare.legs.run import Case, Reduce, Run, reduced
 from compare.legs.watch import Checkpoint, FlaxWatch
@@ -22,8 +23,7 @@ from compare.weights import WeightMapping
 
 __all__ = ["FlaxLeg", "LayoutError"]
 
-# How jax words it.
-_ONE_WAY = "Reverse-mode differentiation does not work for lax.while_loop"
+_ONE_WAY = "Reverse-mode differentiation does not work for lax.while_loop"  # as jax words it
 
 Arguments = tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], tuple[Any, ...]]
 
@@ -75,7 +75,7 @@ class FlaxLeg:
         Args:
             case: weights, inputs, cotangents and dropout masks.
             constants_seed: then ``constants`` are moved by a rounding of their own precision.
-            reduce: what is kept of each gradient; all of it when None.
+            reduce: what is kept of each gradient; None for all of it.
         """
         with self._precision():
             arguments = self._arguments(case)
@@ -169,21 +169,20 @@ class FlaxLeg:
 
     def _arguments(self, case: Case) -> Arguments:
         kinds, own = self.function.kinds, {path: leaf.dtype for path, leaf in self.function.leaves.items()}
-        low = (
-            None
-            if self.precision == "float64"
-            else shared_16_bit_type([dtype for path, dtype in own.items() if kinds[path] == "parameter"])
-        )
+        parameter_types = [dtype for path, dtype in own.items() if kinds[path] == "parameter"]
+        low = None if self.precision == "float64" else shared_16_bit_type(parameter_types)
         parameters: dict[str, Any] = {}
         others: dict[str, Any] = {}
-        narrow = self.precision == "float32" and isinstance(case.weights, Held)
-        weights = case.weights.narrow if narrow else case.weights  # type: ignore[attr-defined]  # of a Held
+        weights = case.weights
+        if self.precision == "float32" and isinstance(weights, Held):
+            weights = weights.narrow
         # One by one, so that only the device's arrays are all there at once.
         for path, leaf in itertools.chain(self.mapping.flax_leaves(weights), self.function.leaves.items()):
             if kinds[path] != "parameter":
                 others.setdefault(path, self._cast(leaf, own[path]))
             elif path not in parameters:
                 parameters[path] = jax.device_put(self._cast(leaf, low))
+        give_back()
         inputs = flatten(case.call)
         floating = {path: self._cast(array, low) for path, array in inputs.items() if is_floating(array)}
         integers = {path: _canonical(array) for path, array in inputs.items() if not is_floating(array)}

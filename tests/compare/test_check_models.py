@@ -107,8 +107,14 @@ def test_another_shape_of_the_same_numbers_fails(seeded: Any, rows: Any) -> None
 def test_one_output_more_or_less_fails(seeded: Any, rows: Any) -> None:
     model = seeded(lambda: TorchApplied(lambda y: (y, 2 * y)))
     assert compare.check(model, Applied(lambda y: (y, 2 * y)), rows(4, 5)).passed
-    for function in (lambda y: (y,), lambda y: (y, 2 * y, 3 * y), lambda y: {"a": y, "b": 2 * y}):
+    for function in (lambda y: (y,), lambda y: (y, 2 * y, 3 * y)):
         assert "outputs" in failed(compare.check(model, Applied(function), rows(4, 5)))
+
+
+def test_outputs_under_names_are_those_of_a_tuple_in_order(seeded: Any, rows: Any) -> None:
+    model = seeded(lambda: TorchApplied(lambda y: (y, 2 * y)))
+    assert compare.check(model, Applied(lambda y: {"a": y, "b": 2 * y}), rows(4, 5)).passed
+    assert "outputs" in failed(compare.check(model, Applied(lambda y: {"a": 2 * y, "b": y}), rows(4, 5)))
 
 
 def test_integers_and_decisions_are_compared_exactly(seeded: Any, rows: Any) -> None:
