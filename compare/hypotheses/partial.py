@@ -47,7 +47,9 @@ def partial(near: Sequence[CallSite], ours: np.ndarray, theirs: np.ndarray, allo
         if ours.shape != theirs.shape or not site.result or int(np.prod(site.result)) != ours.size:
             continue
         block = differing_block(ours.reshape(site.result), theirs.reshape(site.result), allowed)
-        for name, summary, fix, replace in variants(site) if block else ():
+        if block is None:
+            continue
+        for name, summary, fix, replace in variants(site):
             words = f"{site.place}: {summary}, at {block} alone"
             yield Hypothesis(name, words, fix, (Edit(site, _within(block, replace)),))
 
