@@ -27,7 +27,7 @@ __all__ = ["Examiner", "Progress", "State"]
 _CONSTANTS_SLACK = 64 * unit_roundoff("float32")
 
 # What the calls behind an edit cost, of a run of the whole model with all its hooks; seldom more.
-_SHARE_OF_A_RUN = 0.2
+_SHARE_OF_A_RUN = 0.1
 
 Progress = tuple[int, int, int]
 """How far two computations agree: forward (0), backward (1) or wholly (2); up to which place; minus what still differs
