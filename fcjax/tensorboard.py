@@ -27,7 +27,8 @@ class TensorBoard:
     def __init__(self, folder: Path, done: int) -> None:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=done + 1)
+        # Named by the second it is made in: a run that goes on within one would write over what came before.
+        self._writer = SummaryWriter(str(folder), purge_step=done + 1, filename_suffix=f".after-{done}")
 
     def write(self, entry: Mapping[str, Any], seeds: Sequence[int]) -> None:
         """Adds an epoch's line of ``metrics.jsonl``: ``test/accuracy`` and so on; of several replicas, one each."""

@@ -6,6 +6,7 @@ The C library keeps what lay in its heap between arrays that live on. After a le
 import ctypes
 import functools
 import sys
+import time
 from collections.abc import Callable
 
 import torch
@@ -13,9 +14,18 @@ import torch
 __all__ = ["give_back", "hollow", "is_hollow"]
 
 
+# Seconds. Large models take longer between two calls; small ones, which do not, would spend a tenth of a check on it.
+_AT_MOST_EVERY = 0.25
+_last = -_AT_MOST_EVERY
+
+
 def give_back() -> None:
-    """Returns free memory to the system, where its C library can."""
-    _trim()(0)
+    """Returns free memory to the system, where its C library can, unless that was done just before."""
+    global _last
+    now = time.monotonic()
+    if now - _last >= _AT_MOST_EVERY:
+        _trim()(0)
+        _last = time.monotonic()
 
 
 @functools.cache

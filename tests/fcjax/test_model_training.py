@@ -70,7 +70,7 @@ def falls(losses: list[float]) -> bool:
 @pytest.mark.parametrize("name", CASES)
 def test_the_loss_falls_under_pmap(name: str) -> None:
     factory, dataset = CASES[name]
-    losses = course(factory, dataset, rate=1e-4 if name == "A3" else 1e-2)  # A3 sees bytes as they are, unscaled
+    losses = course(factory, dataset, rate=1e-4 if name == "A3" else 2e-2)  # A3 sees bytes as they are, unscaled
     assert falls(losses), losses
 
 
