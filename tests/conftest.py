@@ -7,14 +7,15 @@ from collections.abc import Iterator
 # Nets here are tiny: compiling takes longer than running, and what a program computes does not depend on these.
 FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ.setdefault("XLA_FLAGS", f"{FAST} --xla_cpu_parallel_codegen_split_count=1")
-# Tracing makes many objects, few of them garbage: looking for it as often as Python does takes a tenth of the time.
-gc.set_threshold(100_000)
 
 import hypothesis
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+# Tracing makes many objects, few of them garbage: looking for it as often as Python does takes a tenth of the time.
+gc.set_threshold(100_000)
 
 # The same examples every time, however slow the machine is.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
