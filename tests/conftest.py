@@ -5,8 +5,11 @@ import os
 from collections.abc import Iterator
 
 # Nets here are tiny: compiling takes longer than running, and what a program computes does not depend on these.
-FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-os.environ.setdefault("XLA_FLAGS", f"{FAST} --xla_cpu_parallel_codegen_split_count=1")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_parallel_codegen_split_count=1",
+)
 
 import hypothesis
 import jax
