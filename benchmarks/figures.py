@@ -65,6 +65,9 @@ def training(rows: list[Row], axes: Axes) -> None:
         x, y = [row["batch_size"] for row in own], [row["samples_per_second"] for row in own]
         axes.plot(x, y, color=_colour(contender), marker=next(markers), label=contender, linewidth=1.2)
     axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="samples per second", title="Training A3")
+    batches = sorted({row["batch_size"] for row in rows})
+    axes.set_xticks(batches, [str(batch) for batch in batches])
+    axes.minorticks_off()
     axes.legend(fontsize=7)
 
 
@@ -77,7 +80,8 @@ def floor(rows: list[Row], axes: Axes) -> None:
     for name in names:
         upto = [_of(rows, batch_size=batch, part=name)[0]["milliseconds"] for batch in batches]
         whole = [_of(rows, batch_size=batch, part=names[-1])[0]["milliseconds"] for batch in batches]
-        heights = [max(0.0, value / all_of_it - low) for value, all_of_it, low in zip(upto, whole, below, strict=True)]
+        shares = [min(value / all_of_it, 1.0) for value, all_of_it in zip(upto, whole, strict=True)]
+        heights = [max(0.0, share - low) for share, low in zip(shares, below, strict=True)]
         axes.bar([str(batch) for batch in batches], heights, bottom=below, label=name)
         below = [low + height for low, height in zip(below, heights, strict=True)]
     axes.set(xlabel="batch size", ylabel="share of a step", title="Where the time of a step of A3 goes")
