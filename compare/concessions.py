@@ -100,7 +100,7 @@ def concede(
         conceded = _conceded(legs, mapping, model, restored(legs, item))
         if conceded is not None:
             found[number] = condensed(conceded)
-        elif not item.case.aside:
+        elif not item.case.aside and not same(item, strict=False):
             break  # the port fails, whatever may be said of other cases
     return tuple(found)
 

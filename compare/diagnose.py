@@ -82,7 +82,7 @@ def diagnose(legs: Legs, mapping: WeightMapping, failing: Sequence[Evidence]) ->
 
 def _searched(legs: Legs, item: Evidence) -> Evidence:
     """``item``; of a large model, without gradients if the outputs differ already: each set is as large as it."""
-    if not getattr(legs.torch64, "large", False) or check_outputs([item], strict=True).status != "failed":
+    if not legs.torch64.large or check_outputs([item], strict=True).status != "failed":
         return item
     without = dataclasses.replace(item.case, cotangents={})
     return dataclasses.replace(item, case=without, condensed=False)

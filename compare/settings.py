@@ -31,7 +31,8 @@ def settings(port: Port, legs: Legs, refused: Mapping[str, str], note: str) -> d
     if legs.torch64.large:
         found["large model"] = (
             f"{legs.torch64.size:,} numbers: gradients and float32 on given and redrawn weights alone, probes compare "
-            "float64 outputs, and the first case that differs ends the check"
+            "float64 outputs, a difference on the inputs given ends the check, and where outputs differ causes are "
+            "sought forward only"
         )
     if legs.flax64.islands:
         found["computed in float64 instead"] = "; ".join(legs.flax64.islands)

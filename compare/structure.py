@@ -155,4 +155,8 @@ def renamed(leaves: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, An
     if [leaves[path].ndim for path in strange] != [ranks[path] for path in missing]:
         return dict(leaves)
     names = dict(zip(strange, missing, strict=True))
+    # "end_logits" in the place of "start" is not another name for it but another array, where there is an "end".
+    words = [path for path in missing if not path.isdigit()]
+    if any(own not in name and any(word in name for word in words) for name, own in names.items()):
+        return dict(leaves)
     return {names.get(path, path): leaf for path, leaf in leaves.items()}

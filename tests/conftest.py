@@ -21,7 +21,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 gc.set_threshold(100_000)
 
 # The same examples every time, however slow the machine is.
-hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.load_profile("repeatable")
 
 # Files that take a worker for minutes: started first, so that no worker waits for them at the end.

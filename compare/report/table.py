@@ -1,5 +1,6 @@
 """The table of all built-in ports."""
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -46,12 +47,14 @@ def _in_processes() -> Iterator[tuple[int, Report]]:
 def _alone() -> None:
     """Makes this process one of several."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends all
-    import torch
+    # A pool starts a worker that can't begin anew, for ever: its first task will say what is missing.
+    with contextlib.suppress(Exception):
+        import torch
 
-    import compare.checking
-    import compare.ports  # noqa: F401  # both load at the same time
+        import compare.checking
+        import compare.ports  # noqa: F401  # both load at the same time
 
-    torch.set_num_threads(max(len(os.sched_getaffinity(0)) // _PROCESSES, 1))
+        torch.set_num_threads(max(len(os.sched_getaffinity(0)) // _PROCESSES, 1))
 
 
 def _numbers() -> list[int]:

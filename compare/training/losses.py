@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from compare.legs.run import Case, Run
 from compare.legs.torch_leg import TorchLeg
 from compare.redraw import given_weights
-from compare.result import Cause
-from compare.structure import flatten
+from compare.result import Cause, UsageError
+from compare.structure import flatten, rebuild
 from compare.training.comparison import Compared, zeros_for_none
 from compare.training.loss_edits import LOSSES, EditLoss
 from compare.training.torch_loop import TorchRun, torch_target
@@ -203,13 +204,21 @@ def _model_causes(training: Training) -> list[Cause]:
 
     batch = training.batches[0]
     target = torch_target(batch.target)
-    losses = lambda o: training.torch_loss(o, target), lambda o: training.jax_loss(o, batch.target)
-    port = dataclasses.replace(training.port, loss=losses)
+
+    def torch_loss(outputs: Any) -> Any:  # some losses refuse a target in another precision than the outputs'
+        own = next((leaf.dtype for leaf in flatten(outputs).values() if leaf.is_floating_point()), torch.float64)
+        given = {path: leaf.to(own) if leaf.is_floating_point() else leaf for path, leaf in flatten(target).items()}
+        return training.torch_loss(outputs, rebuild(target, given))
+
+    port = dataclasses.replace(training.port, loss=(torch_loss, lambda o: training.jax_loss(o, batch.target)))
     if batch.to_flax is not None:
         from compare.structure import Inputs
 
         port = dataclasses.replace(port, inputs=Inputs(batch.call, batch.to_flax))
-    report = check(port)
+    try:
+        report = check(port)
+    except UsageError:  # the verdict stands without a cause
+        return []
     if report.check("outputs").status != "failed":
         return []
     if report.causes:

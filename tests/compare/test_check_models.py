@@ -117,6 +117,23 @@ def test_outputs_under_names_are_those_of_a_tuple_in_order(seeded: Any, rows: An
     assert "outputs" in failed(compare.check(model, Applied(lambda y: {"a": 2 * y, "b": y}), rows(4, 5)))
 
 
+def test_names_that_contradict_the_order_are_other_outputs(seeded: Any, rows: Any) -> None:
+    model = seeded(lambda: TorchApplied(lambda y: {"start": y, "end": 2 * y}))
+    assert compare.check(model, Applied(lambda y: {"start_logits": y, "end_logits": 2 * y}), rows(4, 5)).passed
+    exchanged = Applied(lambda y: {"end_logits": y, "start_logits": 2 * y})
+    assert "outputs" in failed(compare.check(model, exchanged, rows(4, 5)))
+
+
+def test_a_mask_or_a_limit_that_only_probes_reach_is_no_choice_among_equals(seeded: Any, rows: Any) -> None:
+    model = seeded(lambda: TorchApplied(lambda y: (y, y > 50, y.masked_fill(y > 50, -torch.inf))))
+    right = Applied(lambda y: (y, y > 50, jnp.where(y > 50, -jnp.inf, y)))
+    assert compare.check(model, right, rows(4, 5)).passed
+    unmasked = Applied(lambda y: (y, y > 50, y))
+    assert "outputs" in failed(compare.check(model, unmasked, rows(4, 5)))
+    unlimited = Applied(lambda y: (y, y > 1e9, jnp.where(y > 50, -jnp.inf, y)))
+    assert "outputs" in failed(compare.check(model, unlimited, rows(4, 5)))
+
+
 def test_integers_and_decisions_are_compared_exactly(seeded: Any, rows: Any) -> None:
     model = seeded(lambda: TorchApplied(lambda y: (y, y.argmax(dim=1), y > 0)))
     assert compare.check(model, Applied(lambda y: (y, y.argmax(axis=1), y > 0)), rows(4, 5)).passed
