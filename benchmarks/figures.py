@@ -23,6 +23,8 @@ __all__ = ["main", "read"]
 
 # Ours and the others' are told apart by these, and by the colour.
 COLOURS = {"fcjax": "#1f5fbf", "JAX": "#5fa8a0", "torch": "#d0702a"}
+# What tells cases apart.
+KEYS = ("model", "batch_size", "contender", "part", "replicas", "axis", "value", "width", "precision")
 
 
 def read(path: Path) -> list[Row]:
@@ -42,10 +44,6 @@ def read(path: Path) -> list[Row]:
             ) from None
         rows[case] = row
     return list(rows.values())
-
-
-# What tells cases apart.
-KEYS = ("model", "batch_size", "contender", "part", "replicas", "axis", "value", "width", "precision")
 
 
 def _of(rows: Iterable[Row], **wanted: object) -> list[Row]:

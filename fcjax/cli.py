@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _collect_rarely() -> None:
-    """Imports and tracing make a million objects that stay: looking through them for garbage, again and again and once
-    more when Python ends, takes more than half a second of a process."""
+    """Garbage is looked for less often, and not when Python ends."""
+    # Imports and tracing make a million objects that stay: going through them takes half a second of a process.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
 

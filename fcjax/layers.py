@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fcjax.hashing import folded, hashed
 from fcjax.initializers import torch_linear_bias, torch_linear_kernel
 
 __all__ = [
@@ -20,8 +21,6 @@ __all__ = [
     "SparseLinear",
     "drop",
     "expect_features",
-    "folded",
-    "mixed",
     "row_keys",
     "torch_linear",
 ]
@@ -66,22 +65,6 @@ def row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
     return folded(key, rows)
 
 
-def folded(keys: jax.Array, number: jax.Array | int) -> jax.Array:
-    """New keys, of the shape that ``keys`` and ``number`` broadcast to: ``jax.random.fold_in``, but cheap in a loop.
-
-    JAX's generator is a loop of its own, which on a CPU takes longer than a small layer; this is a few operations that
-    XLA fuses with what is around them. For one key, different numbers never give the same key.
-    """
-    words = jax.random.key_data(keys).astype(jnp.uint32)
-    first, second, *others = jnp.moveaxis(words, -1, 0)
-    number = jnp.asarray(number).astype(jnp.uint32)
-    # A bijection of the number for each key; the second word then depends on both words and the number as well.
-    first = mixed(mixed(first + number * jnp.uint32(0x9E3779B9)) ^ second)
-    second = mixed(mixed(second + number * jnp.uint32(0x85EBCA6B)) ^ first)
-    changed = jnp.broadcast_arrays(first, second, *others)
-    return jax.random.wrap_key_data(jnp.stack(changed, axis=-1), impl=jax.random.key_impl(keys))
-
-
 def drop(x: jax.Array, rate: float, keys: jax.Array) -> jax.Array:
     """``x * mask / (1 - rate)`` with ``mask ~ Bernoulli(1 - rate)``, one key ``(batch,)`` per row of ``x``."""
     return jnp.where(keep_mask(rate, keys, x.shape), x / (1.0 - rate), jnp.zeros_like(x))
@@ -90,26 +73,13 @@ def drop(x: jax.Array, rate: float, keys: jax.Array) -> jax.Array:
 def keep_mask(rate: float, keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """``Bernoulli(1 - rate)`` of ``shape`` ``(batch, ...)``, one key of ``keys`` ``(batch,)`` per row.
 
-    JAX's generator makes the keys; within a row the position is hashed with the key's two words. That costs 14 integer
-    operations a decision, which XLA fuses into the product that uses it, where the generator itself takes a hundred:
-    at small batches most of a step.
+    Within a row the position is hashed with the key's two words. That costs 14 integer operations a decision, which XLA
+    fuses into the product that uses it, where JAX's generator takes a hundred: at small batches most of a step.
     """
     words = jax.random.key_data(keys).astype(jnp.uint32)
     first, second = (words[:, i].reshape(-1, *(1,) * (len(shape) - 1)) for i in (0, 1))
     position = jax.lax.iota(jnp.uint32, math.prod(shape[1:])).reshape(shape[1:])
-    # Two rounds: with one, rows whose first words lie close together would have shifted copies of one mask.
-    bits = mixed(mixed(position * jnp.uint32(0x9E3779B9) + first) ^ second)
-    return bits < jnp.uint32(min(round((1.0 - rate) * 2**32), 2**32 - 1))
-
-
-def mixed(x: jax.Array) -> jax.Array:
-    """A bijection of 32 bits in which each bit of the result depends on every bit of ``x``.
-
-    Source: the multipliers are those with the smallest bias that C. Wellons' search found for this form.
-    """
-    x = (x ^ (x >> 16)) * jnp.uint32(0x21F0AAAD)
-    x = (x ^ (x >> 15)) * jnp.uint32(0xD35A2D97)
-    return x ^ (x >> 15)
+    return hashed(position, first, second) < jnp.uint32(min(round((1.0 - rate) * 2**32), 2**32 - 1))
 
 
 class Dropout(nnx.Dropout):

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fcjax.layers import mixed
+from fcjax.hashing import hashed, mixed
 
 __all__ = ["ROUNDS", "shuffled"]
 
@@ -34,15 +34,15 @@ def shuffled(key: jax.Array, samples: int) -> jax.Array:
     words = jax.random.key_data(key).astype(jnp.uint32)
     numbers = jnp.arange(2 * ROUNDS, dtype=jnp.uint32)
     # A key for either half of each round.
-    keys = mixed(mixed(words[0] + (numbers + 1) * jnp.uint32(0x9E3779B9)) ^ words[1]).reshape(ROUNDS, 2)
+    keys = hashed(numbers + 1, words[0], words[1]).reshape(ROUNDS, 2)
 
-    def hashed(half: jax.Array, key: jax.Array) -> jax.Array:
+    def shift(half: jax.Array, key: jax.Array) -> jax.Array:
         return mixed(mixed(half ^ key) + key)
 
     def once(halves: tuple[jax.Array, jax.Array], key: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
         row, column = halves
-        row = (row + hashed(column, key[0]) % rows) % rows
-        column = (column + hashed(row, key[1]) % columns) % columns
+        row = (row + shift(column, key[0]) % rows) % rows
+        column = (column + shift(row, key[1]) % columns) % columns
         return (row, column), None
 
     def network(place: jax.Array) -> jax.Array:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from fcjax.batch_norm import whole_batch
-from fcjax.layers import drop, folded, row_keys
+from fcjax.hashing import folded
+from fcjax.layers import drop, row_keys
 from fcjax.losses import Loss
 from fcjax.metrics import Sums, measure
 from fcjax.precision import FLOAT32, Policy, all_finite

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fcjax import layers
+from fcjax import hashing
 from fcjax.layers import keep_mask, row_keys
 from fcjax.train_step import DROPOUT, stream_key
 
@@ -51,14 +51,14 @@ def test_masks_are_independent_tosses() -> None:
 
 @pytest.mark.parametrize("mixed", [lambda x: x, lambda x: x ^ (x >> 16)], ids=["not mixed", "half mixed"])
 def test_twin_a_poor_hash_is_seen(mixed: object) -> None:
-    with mock.patch.object(layers, "mixed", mixed):
+    with mock.patch.object(hashing, "mixed", mixed):
         _, z = worst()
     assert z > 20
 
 
 def test_every_bit_of_the_hash_is_tossed() -> None:
     position = jnp.arange(2**16, dtype=jnp.uint32)
-    bits = np.asarray(layers.mixed(layers.mixed(position * jnp.uint32(0x9E3779B9)) ^ jnp.uint32(12345)))
+    bits = np.asarray(hashing.hashed(position, jnp.uint32(0), jnp.uint32(12345)))
     assert np.unique(bits).size == bits.size  # a bijection
     ones = np.array([(bits >> k & 1).mean() for k in range(32)])
     assert np.abs(ones - 0.5).max() < 4.5 * 0.5 / 2**8  # standard deviation of a mean of 2^16 fair tosses
