@@ -112,7 +112,7 @@ def _report(port: Port) -> Report:
             gathered = gather(legs, make_cases(port, legs.torch64), port.mode, port.seed, keep, enough)
             gathered, idle = _exercised(port, legs, gathered, keep)
             gathered = beside_caches(gathered, legs)  # before what stops at a difference
-            if not port.strict:
+            if not (port.strict or legs.torch64.large):  # a large model's cases were conceded as they were kept
                 gathered = dataclasses.replace(
                     gathered, evidence=concede(legs, mapping, port.torch_model, gathered.evidence)
                 )
@@ -201,7 +201,7 @@ def _kept(legs: Legs, mapping: WeightMapping, port: Port, item: Evidence) -> Evi
 def _enough(legs: Legs, item: Evidence) -> bool:
     """Whether a large model differs on the user's inputs: what other cases add to that takes too long.
 
-    What differs on a probe may yet be conceded, and must not hide the cases behind it.
+    What differs on a probe may yet be excused by a cache, and must not hide the cases behind it.
     """
     return legs.torch64.large and not (item.case.aside or item.case.forward_only) and not same(item, strict=False)
 
