@@ -145,14 +145,17 @@ def train(config: TrainConfig, given: Set[str] = frozenset()) -> None:
 def _train(config: TrainConfig, dataset: "Dataset", preprocessing: "Preprocessing | None") -> None:
     """The part that needs jax."""
     from fcjax.compilation_cache import use_compilation_cache
-    from fcjax.prediction import describe_run
+    from fcjax.prediction import describe_run, load_run
     from fcjax.tasks import model_and_loss
+    from fcjax.teachers import with_soft_targets
     from fcjax.trainer import TrainingInterrupted, fit
 
     assert config.run_dir is not None
     if config.cache:
         use_compilation_cache()
     model, loss = model_and_loss(config, dataset)
+    if config.teacher is not None:
+        dataset = with_soft_targets(dataset, load_run(config.teacher), preprocessing)
     try:
         fit(model, dataset, config, loss=loss, files=describe_run(model, dataset, preprocessing))
     except TrainingInterrupted as stop:

@@ -96,6 +96,13 @@ class TrainConfig:
     adversarial: float = 0.0
     """Training samples are moved towards a greater loss, by a distance up to this (root mean square over the inputs,
     in units of their standard deviation)."""
+    teacher: Path | None = None
+    """A finished run: what its nets say of each training sample, in their mean, is learned besides the targets."""
+    teacher_share: float = 0.5
+    """Share of the training loss that is the distance from the teacher's answers (with --teacher)."""
+    temperature: float = 4.0
+    """Of the teacher's probabilities and the net's, for that distance: above 1 the unlikely classes count more (with
+    --teacher, for classes)."""
     epochs: int = 20
     """Passes over the training set; of a table, where not given, more the smaller it is."""
     batch_size: int = 128
@@ -211,11 +218,13 @@ class TrainConfig:
             rate = getattr(self, name)
             if rate is not None and not 0.0 <= rate < 1.0:
                 raise UsageError(f"{name}: expected a rate in [0, 1), found {rate}")
+        if not 0.0 <= self.teacher_share <= 1.0:
+            raise UsageError(f"teacher_share: expected a share in [0, 1], found {self.teacher_share}")
         if self.validation is not None and not 0.0 <= self.validation < 1.0:
             raise UsageError(f"validation: expected a share in [0, 1), found {self.validation}")
         for name in ("warmup", "weight_decay", "step_decay", "adversarial"):
             _number(name, getattr(self, name), above=False)
-        for name in ("step_epochs", "clip_norm"):
+        for name in ("step_epochs", "clip_norm", "temperature"):
             _number(name, getattr(self, name), above=True)
 
     @property

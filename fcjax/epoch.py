@@ -19,7 +19,7 @@ __all__ = ["Arrays", "Plan", "add_up", "evaluate", "sample_order", "train_segmen
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Arrays:
-    """Rows on the device, as stored: ``inputs`` ``(n, ...)`` and ``targets`` ``(n,)`` or ``(n, outputs)``.
+    """Rows on the device, as stored: the arrays of a ``Split``.
 
     With ``first`` None they are a whole split, in its own order. Otherwise they are a chunk: this device's rows of
     consecutive steps, ``first`` the first of them, in the order in which they are taken.
@@ -27,6 +27,7 @@ class Arrays:
 
     inputs: Any
     targets: Any
+    soft_targets: Any = None
     first: Any = None
 
 
@@ -81,7 +82,8 @@ class Plan:
             place = self.places(step, device)
             sample = place if order is None else order[place]
         count = jnp.minimum(self.batch_size, self.samples - step * self.batch_size).astype(jnp.int32)
-        return Batch(data.inputs[sample], data.targets[sample], rows, mask, count)
+        soft = None if data.soft_targets is None else data.soft_targets[sample]
+        return Batch(data.inputs[sample], data.targets[sample], rows, mask, count, soft)
 
 
 def sample_order(key: jax.Array, epoch: Any, samples: int) -> jax.Array:

@@ -58,7 +58,7 @@ class Resident:
     ) -> None:
         self.plans = dict(plans)
         self.ends = {part: _ends(plan.steps, segments[part]) for part, plan in plans.items()}
-        self._data = {part: parallel.share(Arrays(split.inputs, split.targets)) for part, split in splits.items()}
+        self._data = {part: parallel.share(Arrays(**split.arrays())) for part, split in splits.items()}
 
     def __str__(self) -> str:
         return "data on the devices"
@@ -127,13 +127,13 @@ class Streamed:
     def example(self, chunk: Chunk) -> dict[str, Any]:
         """What a program for ``chunk`` is compiled for: arguments of ``Parallel.compile``; loads nothing."""
         split = self._splits[chunk.part]
-        shapes = [(*self._shape(chunk), *array.shape[1:]) for array in (split.inputs, split.targets)]
-        inputs, targets = (
-            self._parallel.example(shape, array.dtype)
-            for shape, array in zip(shapes, (split.inputs, split.targets), strict=True)
-        )
-        first = self._parallel.example(self._shape(chunk)[:-1], np.dtype(np.int32))
-        return {"own": (Arrays(inputs, targets, first),), "own_per_replica": self._copies(chunk.part) > 1}
+        shape = self._shape(chunk)
+        arrays = {
+            name: self._parallel.example((*shape, *array.shape[1:]), array.dtype)
+            for name, array in split.arrays().items()
+        }
+        first = self._parallel.example(shape[:-1], np.dtype(np.int32))
+        return {"own": (Arrays(**arrays, first=first),), "own_per_replica": self._copies(chunk.part) > 1}
 
     def take(self, chunk: Chunk) -> Arrays:
         """The data for ``chunk``: the one on its way if that is the right one."""
@@ -174,7 +174,7 @@ class Streamed:
 
         first = np.full(shape[1:-1], chunk.first, np.int32)
         sent = self._parallel.spread(shape[:-1], first.dtype, lambda device: first)
-        return Arrays(send(split.inputs), send(split.targets), sent)
+        return Arrays(**{name: send(array) for name, array in split.arrays().items()}, first=sent)
 
     def _order(self, epoch: int) -> list[np.ndarray]:
         """The order of samples of each replica, kept for as long as the epoch lasts."""
@@ -213,7 +213,7 @@ def make_feed(
     plans = {part: Plan(len(split), rows[part], devices) for part, split in splits.items()}
     segments = {part: config.segments if part == TRAIN else 1 for part in splits}
     limit = config.device_bytes or _fraction_of_memory(parallel)
-    whole = sum(split.inputs.nbytes + split.targets.nbytes for split in splits.values())
+    whole = sum(array.nbytes for split in splits.values() for array in split.arrays().values())
     if not limit or whole <= limit:
         return Resident(parallel, splits, plans, segments)
     if config.swept:
@@ -227,7 +227,7 @@ def _fraction_of_memory(parallel: Parallel) -> int:
 
 
 def _row_bytes(split: Split) -> int:
-    return (split.inputs.nbytes + split.targets.nbytes) // len(split)
+    return sum(array.nbytes for array in split.arrays().values()) // len(split)
 
 
 def _ends(steps: int, pieces: int) -> list[int]:

@@ -99,7 +99,14 @@ CONDITIONS = (
         lambda config: config.schedule == "step",
         "expected with --schedule step, found with {schedule}",
     ),
-    Condition(("label_smoothing",), _has_classes, "expected with classes, found with the regression of {task}"),
+    Condition(
+        ("label_smoothing", "temperature"), _has_classes, "expected with classes, found with the regression of {task}"
+    ),
+    Condition(
+        ("teacher_share", "temperature"),
+        lambda config: config.teacher is not None,
+        "expected with --teacher RUN, found without",
+    ),
     *(
         Condition((name,), _is_not_swept(name), "expected once, found a --sweep of it")
         for name in ("learning_rate", "weight_decay", "clip_norm")

@@ -9,6 +9,7 @@ from flax import nnx
 
 from fcjax.config import TrainConfig, UsageError
 from fcjax.datasets import Dataset
+from fcjax.distillation import Distillation
 from fcjax.epoch import Plan
 from fcjax.losses import Loss, smoothed
 from fcjax.optimizers import make_optimizer
@@ -45,6 +46,7 @@ def prepare(
         config.input_dropout,
         config.ema,
         config.adversarial,
+        Distillation(config.teacher_share, config.temperature) if dataset.train.soft_targets is not None else None,
     )
     return learner, state, name
 

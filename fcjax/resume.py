@@ -58,7 +58,7 @@ def fingerprint(dataset: Dataset) -> str:
     """SHA-256 of all splits and scalings."""
     total = hashlib.sha256(f"{dataset.task} {dataset.classes}".encode())
     for part, split in dataset.parts().items():
-        for name, array in (("inputs", split.inputs), ("targets", split.targets)):
+        for name, array in split.arrays().items():
             total.update(f"{part} {name} {array.dtype} {array.shape}".encode())
             for block in np.array_split(array, max(1, array.nbytes >> 24)):  # a copy, if any, of 16 MiB at most
                 total.update(np.ascontiguousarray(block).view(np.uint8))

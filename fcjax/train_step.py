@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from fcjax.batch_norm import whole_batch
+from fcjax.distillation import Distillation
 from fcjax.hashing import folded
 from fcjax.layers import drop, row_keys
 from fcjax.losses import Loss
@@ -43,6 +44,7 @@ class Batch:
         rows: each sample's row in the global batch, shape ``(share,)``.
         mask: False for padding, shape ``(share,)``.
         count: number of real rows in the *global* batch, a scalar.
+        soft_targets: what a teacher says of each sample, or None; see ``Split``.
     """
 
     inputs: jax.Array
@@ -50,6 +52,7 @@ class Batch:
     rows: jax.Array
     mask: jax.Array
     count: jax.Array
+    soft_targets: jax.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Learner:
         input_dropout: rate at which inputs are set to 0 while training.
         average_decay: of the moving average of the parameters, where the state has one.
         adversarial: how far training inputs are moved at most; see ``_moved``.
+        distillation: how much of the training loss is the distance from a teacher's answers, where there are any.
 
     A model that gives several answers to a sample while training, ``(batch, members, outputs)``, is trained on the mean
     of their losses.
@@ -85,6 +89,7 @@ class Learner:
     input_dropout: float = 0.0
     average_decay: float = 0.0
     adversarial: float = 0.0
+    distillation: Distillation | None = None
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         """One update with the gradient of ``Σ loss / count`` over the global batch.
@@ -121,7 +126,8 @@ class Learner:
         def objective(params: Any) -> tuple[jax.Array, tuple[Sums, Any]]:
             with whole_batch(batch.mask, self.axis_name):
                 outputs, buffers = self.model.train(self.policy.cast(params), state.buffers, x, keys)
-            sums = self._measure(outputs, y, batch, self.training_loss or self.loss)
+            losses = self._training_losses(outputs, y, batch)
+            sums = self._measure(outputs, y, batch, losses)
             # Divided here, by the number of real rows of all devices: a mean of the devices' means would be wrong
             # wherever shares are uneven.
             loss = sums["loss"] / batch.count
@@ -138,7 +144,7 @@ class Learner:
         x, y = self._prepare(state, batch)
         with self.policy.products(), whole_batch(None, None):
             outputs = self.model.evaluate(self.policy.cast(state.evaluated), state.buffers, x)
-        return self._measure(outputs, y, batch, self.loss)
+        return self._measure(outputs, y, batch, self._losses(outputs, y, self.loss))
 
     def _moved(self, state: TrainState, x: jax.Array, y: jax.Array, keys: jax.Array) -> jax.Array:
         """Inputs ``x + u r √d g/‖g‖``: moved along the gradient g of each sample's own loss, ``u ~ U(0, 1)``.
@@ -190,11 +196,21 @@ class Learner:
         decay = jnp.where(taken == 0, 0.0, self.average_decay)
         return jax.tree.map(lambda a, p: (a + (1 - decay) * (p - a)).astype(a.dtype), state.average, params)
 
-    def _measure(self, outputs: jax.Array, targets: jax.Array, batch: Batch, loss: Loss) -> Sums:
-        losses = self._losses(outputs, targets, loss)
+    def _measure(self, outputs: jax.Array, targets: jax.Array, batch: Batch, losses: jax.Array) -> Sums:
         chex.assert_shape(losses, batch.rows.shape)
         chex.assert_type(losses, jnp.floating)
         return measure(self.task, _together(outputs), targets, losses, batch.mask)
+
+    def _training_losses(self, outputs: jax.Array, targets: jax.Array, batch: Batch) -> jax.Array:
+        """What training minimises, one number per sample: the loss, or its mixture with the teacher's."""
+        losses = self._losses(outputs, targets, self.training_loss or self.loss)
+        soft = batch.soft_targets
+        if self.distillation is None or soft is None:
+            return losses
+        if self.task == "regression":
+            soft = _scale(soft, self.target_scaling)
+        taught = self._losses(outputs, soft, self.distillation.loss(self.task))
+        return (1.0 - self.distillation.share) * losses + self.distillation.share * taught
 
     def _losses(self, outputs: jax.Array, targets: jax.Array, loss: Loss) -> jax.Array:
         """One number per sample; of several answers to it, the mean of their losses."""

@@ -91,17 +91,26 @@ class Split:
     Args:
         inputs: uint8 images ``(n, height, width)`` as they are stored, or float32 features ``(n, features)``.
         targets: int32 labels ``(n,)`` in classification, float32 values ``(n, outputs)`` in regression.
+        soft_targets: what a teacher says of each row, float32 ``(n, classes)``, logarithms of probabilities, or
+            ``(n, outputs)``, values in the targets' unit; None without a teacher.
     """
 
     inputs: NDArray[Any]
     targets: NDArray[Any]
+    soft_targets: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def rows(self, index: NDArray[np.intp]) -> "Split":
         """The rows named by ``index``, in that order."""
-        return Split(self.inputs[index], self.targets[index])
+        soft = None if self.soft_targets is None else self.soft_targets[index]
+        return Split(self.inputs[index], self.targets[index], soft)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Its arrays by name; each has a row for every sample."""
+        named = {"inputs": self.inputs, "targets": self.targets, "soft_targets": self.soft_targets}
+        return {name: array for name, array in named.items() if array is not None}
 
 
 @dataclass(frozen=True, eq=False)

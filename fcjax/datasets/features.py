@@ -52,7 +52,7 @@ def with_computed_features(dataset: Dataset) -> Dataset:
         return dataset
 
     def computed(split: Split) -> Split:
-        return Split(encoding.apply(split.inputs), split.targets)
+        return dataclasses.replace(split, inputs=encoding.apply(split.inputs))
 
     return dataclasses.replace(
         dataset,
