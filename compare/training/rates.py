@@ -98,7 +98,7 @@ def _stairs(theirs: np.ndarray, ours: np.ndarray) -> list[tuple[str, str, str]]:
 
 
 def _warmup(theirs: np.ndarray, ours: np.ndarray) -> list[tuple[str, str, str]]:
-    top = int(ours.argmax())
+    top = _peak(ours)
     if top and (np.diff(ours[: top + 1]) > 0).all():
         without = np.concatenate([ours[top:], ours[-1:].repeat(top)])
         held = np.where(np.arange(len(ours)) < top, ours[top], ours)
@@ -113,7 +113,7 @@ def _warmup(theirs: np.ndarray, ours: np.ndarray) -> list[tuple[str, str, str]]:
 
 
 def _ramp(theirs: np.ndarray, ours: np.ndarray, top: int) -> list[tuple[str, str, str]]:
-    other = int(theirs.argmax())
+    other = _peak(theirs)
     if other and (np.diff(theirs[: other + 1]) > 0).all() and (other != top or theirs[0] != ours[0]):
         words = (
             f"the warm-up starts at {theirs[0]:g} and ends at step {other + 1}, torch's at {ours[0]:g} and {top + 1}"
@@ -178,12 +178,17 @@ _CURVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def _extra(theirs: np.ndarray, ours: np.ndarray, evidence: str) -> list[Cause]:
     """Mistakes where torch's rate stays the same."""
-    top = int(theirs.argmax())
+    top = _peak(theirs)
     if top and (np.diff(theirs[: top + 1]) > 0).all() and same_rates([theirs[top]], [ours[0]]):
         words = ("warmup_extra", "there is a warm-up, torch has none", "leave it out")
     else:
         words = ("schedule_extra", "the learning rate changes, torch's stays the same", "leave the schedule out")
     return [Cause(*words, evidence)]
+
+
+def _peak(rates: np.ndarray) -> int:
+    """The first step at the largest rate: on a plateau rounding decides which number is the largest."""
+    return next(k for k, rate in enumerate(rates) if same_rates([rate], [rates.max()]))
 
 
 def _shown(rates: np.ndarray) -> str:

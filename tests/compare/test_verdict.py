@@ -107,7 +107,8 @@ def test_the_allowance_follows_the_conditioning(exponent: int, seed: int) -> Non
     x = left @ np.ones(5)  # every singular vector takes part, so that the solution grows with the condition number
     leg, case = TorchLeg(Solve(matrix), "float64"), Case("given", {"matrix": matrix}, Call((x,)))
     reference = leg.run(case).outputs[""]
-    allowed = spread(reference, [leg.run(case, perturbation=seed + k).outputs[""] for k in range(3)], "float64")
+    # The smallest pivot is known to one rounding, and a move often leaves it where it was: three in a row, once in 200.
+    allowed = spread(reference, [leg.run(case, perturbation=seed + k).outputs[""] for k in range(9)], "float64")
     relative = allowed / np.abs(reference).max() / unit_roundoff("float64")
     # 25 entries of about 0.3, each moved by about one rounding, move the smallest singular value by a fraction of one.
     assert 0.005 < relative * smallest < 10
