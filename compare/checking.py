@@ -42,6 +42,7 @@ from compare.result import Cause, CheckResult, Report, UsageError
 from compare.settings import settings
 from compare.settling import settle
 from compare.structure import Call, Inputs, as_call
+from compare.surroundings import own_surroundings
 from compare.verdict import largest_relative
 from compare.weights import WeightMapping, propose_mapping
 
@@ -70,8 +71,7 @@ def check(torch_model: torch.nn.Module | Port, flax_model: Any = None, inputs: A
     port = torch_model if isinstance(torch_model, Port) else Port(torch_model, flax_model, inputs, **fields)
     if port is torch_model and (flax_model is not None or inputs is not None or fields):
         raise UsageError("check: a Port holds all fields; use dataclasses.replace(port, ...) to change one")
-    # The user's random numbers go on as if nothing had been run.
-    with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False):
+    with own_surroundings():
         return _report(port)
 
 
@@ -271,10 +271,10 @@ def _legs(port: Port, function: FlaxFunction, mapping: WeightMapping) -> Legs:
     if isinstance(port.inputs, Inputs):
         given = port.inputs.flax
         to_flax = given if callable(given) else as_call(given)
-    torch64 = TorchLeg(port.torch_model, "float64", port.mode, port.torch_select, torch_loss)
+    torch64 = TorchLeg(port.torch_model, "float64", port.mode, port.torch_select, torch_loss, thawed=True)
     return Legs(
         torch64=torch64,
-        torch32=TorchLeg(port.torch_model, "float32", port.mode, port.torch_select, torch_loss),
+        torch32=TorchLeg(port.torch_model, "float32", port.mode, port.torch_select, torch_loss, thawed=True),
         flax64=FlaxLeg(function, mapping, "float64", to_flax, port.flax_select, jax_loss, torch64.ranks),
         flax32=FlaxLeg(function, mapping, "float32", to_flax, port.flax_select, jax_loss, torch64.ranks),
         numpy=None if port.numpy_model is None else NumpyLeg(port.numpy_model, port.torch_select, torch_loss),

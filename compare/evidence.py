@@ -196,10 +196,26 @@ def _by_the_port(legs: Legs, item: Evidence) -> Evidence:
         flax32, gradients32 = _run("flax", functools.partial(judged, legs.flax32), case)
         item = dataclasses.replace(item, flax32=flax32, gradients32=gradients32)
         give_back()
-    item = dataclasses.replace(item, flax=_run("flax", legs.flax64.run, case))
+    item = _frozen_alike(legs, dataclasses.replace(item, flax=_run("flax", legs.flax64.run, case)))
     if numpy is not None and (numpy.remakes or case.name.startswith("given weights")):
         item = dataclasses.replace(item, numpy=_run("numpy", numpy.run, case))
     return item
+
+
+def _frozen_alike(legs: Legs, item: Evidence) -> Evidence:
+    """``item``, parameters frozen on both sides without gradient.
+
+    A port may leave to its optimiser what ``requires_grad=False`` says in torch, and then it has the gradients of the
+    function; or it stops them, which torch does in all that follows too.
+    """
+    gradients = item.flax.parameter_gradients
+    stopped = [name for name in legs.torch64.frozen if name in gradients and gradients[name] is None]
+    if not stopped:
+        return item
+    for leg in (legs.torch64, legs.torch32):
+        leg.freeze(stopped)
+    kept = {**item.reference.parameter_gradients, **dict.fromkeys(stopped)}
+    return dataclasses.replace(item, reference=dataclasses.replace(item.reference, parameter_gradients=kept))
 
 
 def restored(legs: Legs, item: Evidence) -> Evidence:

@@ -21,6 +21,7 @@ from compare.port import Port
 from compare.result import MutationScore, UsageError
 from compare.rounding import moved_by_rounding
 from compare.structure import is_floating
+from compare.surroundings import own_surroundings
 from compare.verdict import SAMENESS_FACTOR, compare_arrays
 
 __all__ = ["mutation_score"]
@@ -63,7 +64,7 @@ def mutation_score(
     if max_mutants < 1:
         raise UsageError(f"max_mutants: expected at least 1, found {max_mutants}")
     port = torch_model if isinstance(torch_model, Port) else Port(torch_model, flax_model, inputs, **fields)
-    with torch.random.fork_rng(devices=[]):
+    with own_surroundings():
         leg = TorchLeg(port.torch_model, "float64", port.mode, port.torch_select, port.loss[0] if port.loss else None)
         cases = list(_prepared(port, leg))
         mutants = list(_mutants(leg, cases[0][0]))

@@ -14,6 +14,7 @@ from flax import linen, nnx
 from compare.evidence import sentence_of
 from compare.legs.flax_function import flax_function
 from compare.result import UsageError
+from compare.surroundings import own_surroundings
 from compare.weights import WeightMapping, propose_mapping
 
 __all__ = ["Draws", "draw"]
@@ -56,14 +57,14 @@ def draw(
         UsageError: a factory raises, or returns no model.
     """
     models, torch_draws = [], []
-    with torch.random.fork_rng(devices=[]):
+    with own_surroundings():
         for number in range(draws):
             torch.manual_seed(seed + number)
             model = _made("torch_factory", torch_factory)
             if not isinstance(model, torch.nn.Module):
                 raise UsageError(f"torch_factory: expected a torch.nn.Module, found {type(model).__name__}")
             models.append(model if number == 0 else None)
-            torch_draws.append({n: p.detach().double().numpy().copy() for n, p in model.named_parameters()})
+            torch_draws.append({n: p.detach().cpu().double().numpy().copy() for n, p in model.named_parameters()})
     make = _flax_maker(flax_factory)
     raw = [_parameters(_made("flax_factory", functools.partial(make, seed + number))) for number in range(draws)]
     shapes = {path: tuple(array.shape) for path, array in raw[0].items()}

@@ -23,6 +23,7 @@ from compare.port import Port
 from compare.redraw import given_weights
 from compare.result import Cause, CheckResult, Report, UsageError
 from compare.structure import Inputs, as_call
+from compare.surroundings import own_surroundings
 from compare.verdict import SAMENESS_FACTOR, compare_arrays, spread
 from compare.weights import propose_mapping
 
@@ -34,6 +35,7 @@ Calls = Sequence[Sequence[FlaxMask]]
 _ENTRIES = 2048
 
 
+@own_surroundings()
 def check_dropout(
     torch_model: torch.nn.Module | Port, flax_model: Any = None, inputs: Any = None, *, calls: int = 24, **fields: Any
 ) -> Report:
@@ -59,11 +61,10 @@ def check_dropout(
         raise UsageError(f"calls: expected at least 2, found {calls}")
     port = torch_model if isinstance(torch_model, Port) else Port(torch_model, flax_model, inputs, **fields)
     model = copy.deepcopy(port.torch_model).cpu().double().train()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            expected = torch_dropouts(model, torch_call(port))
-        except Exception as error:
-            raise UsageError(f"the torch model does not take these inputs: {sentence_of(error)}") from error
+    try:
+        expected = torch_dropouts(model, torch_call(port))
+    except Exception as error:
+        raise UsageError(f"the torch model does not take these inputs: {sentence_of(error)}") from error
     flax = FlaxModel(port)
     try:
         trained = [flax.masks("train", seed=port.seed + number) for number in range(calls)]

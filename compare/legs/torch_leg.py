@@ -6,7 +6,7 @@ The copy's parameters hold numbers from the first run until ``unload``: a leg th
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -48,6 +48,10 @@ class TorchLeg:
         mode: "eval" or "train".
         select: brings the output to the structure that is compared; None keeps it.
         loss: a function of the selected outputs whose value is compared as one more output.
+        thawed: whether parameters that the model freezes (``requires_grad=False``) get gradients like all others.
+
+    Attributes:
+        frozen: their names.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class TorchLeg:
         mode: Literal["eval", "train"] = "eval",
         select: Callable[[Any], Any] | None = None,
         loss: Callable[[Any], Any] | None = None,
+        thawed: bool = False,
     ) -> None:
         self.precision: Precision = precision
         self.dtype = getattr(torch, precision)
@@ -75,6 +80,9 @@ class TorchLeg:
             own = own.to(self.dtype)
         self.model = own.train(mode == "train")
         self._parameters = dict(self.model.named_parameters())
+        self.frozen = tuple(n for n, p in self._parameters.items() if p.is_floating_point() and not p.requires_grad)
+        for name in self.frozen if thawed else ():
+            self._parameters[name].requires_grad_()
         # Tied names are listed once, as the mapping lists them.
         self._buffers = dict(self.model.named_buffers())
         self._loaded: Mapping[str, np.ndarray] | None = None
@@ -153,6 +161,11 @@ class TorchLeg:
         for parameter in self._parameters.values():
             parameter.data, parameter.grad = hollow(parameter).data, None
         give_back()
+
+    def freeze(self, names: Iterable[str]) -> None:
+        """From now on these parameters get no gradients."""
+        for name in names:
+            self._parameters[name].requires_grad_(False)
 
     def driven(self, case: Case, size: float) -> dict[str, float]:
         """Factors for ``case``'s weights by which each layer returns values of about ``size``, the last one of 30."""

@@ -21,6 +21,7 @@ from compare.result import Cause, CheckResult, CheckStatus, Report, UsageError
 from compare.rounding import PERTURBED_RUNS
 from compare.settling import settle
 from compare.structure import Call, as_call
+from compare.surroundings import own_surroundings
 from compare.training.comparison import Compared, compare_trajectories, first_difference, results
 from compare.training.diagnosis import OptimizerFinding, examine_optimizer, unnoticed
 from compare.training.losses import loss_causes
@@ -101,7 +102,7 @@ def check_training(
         torch_step=torch_step,
         flax_step=flax_step,
     )
-    with torch.random.fork_rng(devices=[]):
+    with own_surroundings():
         return _report(training)
 
 
