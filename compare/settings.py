@@ -35,7 +35,9 @@ def settings(port: Port, legs: Legs, refused: Mapping[str, str], note: str) -> d
             "sought forward only"
         )
     if legs.torch64.frozen:
-        found["frozen in torch"] = f"{', '.join(legs.torch64.frozen)}: differentiated all the same, unless the port stops it"
+        found["frozen in torch"] = (
+            f"{', '.join(legs.torch64.frozen)}: differentiated all the same, unless the port stops it"
+        )
     if legs.flax64.islands:
         found["computed in float64 instead"] = "; ".join(legs.flax64.islands)
     if isinstance(port.inputs, Inputs) and not callable(port.inputs.flax):
