@@ -1,8 +1,9 @@
 """Did the check exercise everything it speaks of?"""
 
 import dataclasses
+import functools
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -100,15 +101,20 @@ def unexercised(evidence: Sequence[Evidence], torch64: TorchLeg) -> dict[str, np
     """
     used = _judged(evidence)
     bases = [item.case for item in used if not item.case.driven][:2]
-    return {name: rows for name, rows in _still(used) if any(_moves(torch64, base, name, rows) for base in bases)}
+    outputs = functools.cache(lambda number: torch64.outputs(dataclasses.replace(bases[number], cotangents={})))
+    return {
+        name: rows
+        for name, rows in _still(used)
+        if any(_moves(torch64, base, functools.partial(outputs, k), name, rows) for k, base in enumerate(bases))
+    }
 
 
-def turned_over(weights: Mapping[str, np.ndarray], idle: Idle) -> dict[str, np.ndarray]:
+def turned_over(weights: Mapping[str, np.ndarray], idle: Idle) -> Replaced:
     """``weights`` with the rows in ``idle`` of the other sign: what lay below zero for all samples lies above."""
-    turned = dict(weights)
+    turned = {name: np.array(weights[name]) for name in idle}
     for name, rows in idle.items():
-        turned[name] = np.where(rows.reshape(-1, *[1] * (weights[name].ndim - 1)), -weights[name], weights[name])
-    return turned
+        turned[name][rows] *= -1
+    return Replaced(weights, turned)
 
 
 def _still(evidence: Sequence[Evidence]) -> Iterator[tuple[str, np.ndarray]]:
@@ -138,11 +144,12 @@ def reached_rows(item: Evidence) -> dict[str, np.ndarray]:
     )
 
 
-def _moves(torch64: TorchLeg, case: Case, name: str, rows: np.ndarray) -> bool:
-    """Whether other values in ``rows`` of a parameter, of its own size or far larger, change the outputs."""
-    case = dataclasses.replace(case, cotangents={})
+def _moves(
+    torch64: TorchLeg, case: Case, outputs: Callable[[], Mapping[str, np.ndarray]], name: str, rows: np.ndarray
+) -> bool:
+    """Whether other values in ``rows`` of a parameter, of its own size or far larger, change the ``outputs``."""
     try:
-        before = torch64.outputs(case)
+        before = outputs()
     except Exception:  # what torch refuses here was said before
         return False
     random = np.random.default_rng(0)

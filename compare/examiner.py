@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from compare.case_weights import shape_of
 from compare.evidence import Evidence, Legs
 from compare.hypotheses.call_arguments import tensors_of
 from compare.hypotheses.edit import BOUNDARIES, Calls, CallSite, Edit, Hypothesis
@@ -255,7 +256,7 @@ class Examiner:
         return worst
 
     def _same_gradient(self, run: Run, name: str) -> bool:
-        shape = {name: self.case.weights[name].shape}
+        shape = {name: shape_of(self.case.weights, name)}
 
         def of(r: Run) -> np.ndarray:
             return zeros_for_none(r.parameter_gradients, shape)[name]

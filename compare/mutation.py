@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from compare.case_weights import Replaced
 from compare.cases import make_cases
 from compare.hypotheses.call_arguments import Replacement
 from compare.hypotheses.edit import Calls, Edit, Hypothesis
@@ -94,7 +95,7 @@ def _noticed(leg: TorchLeg, mutant: _Mutant, cases: Sequence[tuple[Case, Run, Ru
             continue
         weights = case.weights
         if mutant.parameter:
-            weights = {**weights, mutant.parameter: mutant.change(weights[mutant.parameter])}
+            weights = Replaced(weights, {mutant.parameter: mutant.change(weights[mutant.parameter])})
         hypotheses = [Hypothesis("", "", "", (mutant.edit,))] if mutant.edit else []
         try:
             found = leg.run(dataclasses.replace(case, weights=weights), edit=Calls(leg.model, hypotheses))

@@ -3,18 +3,21 @@
 Freshly initialised weights hide mistakes: zero biases hide a dropped bias, unit scales a dropped scale.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 
-from compare.case_weights import Held
+from compare.case_weights import Held, Tiled
 from compare.structure import exact, is_floating, to_numpy
 from compare.weights import TorchLeaf, torch_leaves
 
 __all__ = ["given_weights", "redraw_weights"]
 
-_MANY = 2**20
+# Of larger matrices so many numbers are drawn and repeated, which takes no memory to keep. The number is a prime: rows
+# lie differently in it, and are as many as a vocabulary has before two are alike.
+_DRAWN = 131_101
 
 
 def given_weights(model: torch.nn.Module) -> Held:
@@ -41,32 +44,45 @@ def redraw_weights(model: torch.nn.Module, seed: int) -> Held:
         for name, module in model.named_modules()
         if isinstance(row := getattr(module, "padding_idx", None), int)
     }
-    redrawn: dict[str, np.ndarray] = {}
-    for name, array in given.items():
+    redrawn: dict[str, np.ndarray | Tiled] = {}
+    for name, array in given.narrow.items():
         drawn = _redraw(leaves[name], array, random, leaves)
-        if name in padding and not array[padding[name]].any():
-            drawn[padding[name]] = 0.0  # training keeps it so, and a port may rely on it
-        redrawn[name] = drawn.astype(np.float32) if is_floating(drawn) else drawn
+        zero = padding.get(name)
+        zero = None if zero is None or array[zero].any() else zero  # training keeps it so, and a port may rely on it
+        if isinstance(drawn, Tiled):
+            drawn = dataclasses.replace(drawn, zero=zero)
+        elif zero is not None:
+            drawn[zero] = 0.0
+        redrawn[name] = drawn
     return Held(redrawn)
 
 
 def _redraw(
     leaf: TorchLeaf, array: np.ndarray, random: np.random.Generator, leaves: Mapping[str, TorchLeaf]
-) -> np.ndarray:
+) -> np.ndarray | Tiled:
     if not is_floating(array) or array.size == 0:
         return array
-    # What float32 holds in the end need not be drawn more exactly where it takes long.
-    normal = random.standard_normal(array.shape, np.float32 if array.size >= _MANY else np.float64)
+    tiled = leaf.parameter and array.ndim >= 2 and array.size > _DRAWN
+    normal = random.standard_normal(_DRAWN if tiled else array.shape)
     if not leaf.parameter:
         kind = leaf.name.rpartition(".")[2]
         if kind == "running_var":
             return exact(np.exp(normal / 2))
         return exact(normal) if kind == "running_mean" else array
-    size = float(np.sqrt(np.vdot(array, array) / array.size))  # no other array of that size
+    size = _size(array)
     if not np.isfinite(size):
         return array
     normal *= size / (1 if array.ndim >= 2 else 2) if size else 1 / np.sqrt(_fan_in(leaf, leaves))
+    if tiled:
+        return Tiled(normal.astype(np.float32), array.shape)
     return normal if array.ndim >= 2 or not size else array + normal
+
+
+def _size(array: np.ndarray) -> float:
+    """The root of the mean square, by sums in float64 of a part at a time."""
+    flat = array.reshape(-1)
+    parts = (flat[start : start + _DRAWN].astype(np.float64) for start in range(0, flat.size, _DRAWN))
+    return float(np.sqrt(sum(float(part @ part) for part in parts) / flat.size))
 
 
 def _fan_in(leaf: TorchLeaf, leaves: Mapping[str, TorchLeaf]) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from compare.case_weights import shape_of
 from compare.checks.judge import compare_runs, judge
 from compare.evidence import Evidence
 from compare.legs.run import Flow, Run, flow, zeros_for_none
@@ -96,7 +97,7 @@ def _without_none(item: Evidence) -> Evidence:
 
 def _filled(run: Run, item: Evidence) -> Run:
     """``run`` with zeros for gradients that do not flow, and for parameters that the leg does not list."""
-    parameters = {name: item.case.weights[name].shape for name in item.reference.parameter_gradients}
+    parameters = {name: shape_of(item.case.weights, name) for name in item.reference.parameter_gradients}
     inputs = {path: _input_shape(item, path) for path in item.flax.input_gradients}  # none for a Flax call of its own
     return dataclasses.replace(
         run,

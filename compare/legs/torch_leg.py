@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from compare.case_weights import Held
+from compare.case_weights import Held, Replaced
 from compare.legs.dropout import TorchMasks
 from compare.legs.dtypes import shared_16_bit_type
 from compare.legs.lookups import Lookup, Lookups
@@ -86,6 +86,7 @@ class TorchLeg:
         # Tied names are listed once, as the mapping lists them.
         self._buffers = dict(self.model.named_buffers())
         self._loaded: Mapping[str, np.ndarray] | None = None
+        self._replaced: frozenset[str] = frozenset()
         self.size = sum(tensor.numel() for tensor in (self._parameters | self._buffers).values())
         self.large = self.size >= _LARGE
         self.ranks: dict[str, int] = {}  # of the outputs of the last run
@@ -212,11 +213,15 @@ class TorchLeg:
             return self.model(*arguments.args, **arguments.kwargs)
 
     def _load(self, weights: Mapping[str, np.ndarray], noise: Noise | None) -> None:
-        # A search runs one case thousands of times, and no forward pass changes a parameter.
-        kept = noise is None and self._loaded is weights
-        self._loaded = weights if noise is None else None
+        # A search runs one case thousands of times, or with single parameters replaced; no forward pass changes any.
+        base, own = (weights.base, weights.own.keys()) if isinstance(weights, Replaced) else (weights, frozenset())
+        kept = noise is None and self._loaded is base
+        changed = self._buffers.keys() | self._replaced | own
+        self._loaded, self._replaced = base if noise is None else None, frozenset(own)
         with torch.no_grad():
-            for name, tensor in (self._buffers if kept else self._parameters | self._buffers).items():
+            for name, tensor in (self._parameters | self._buffers).items():
+                if kept and name not in changed:
+                    continue
                 if is_hollow(tensor):
                     tensor.data = torch.empty(tensor.shape, dtype=tensor.dtype)
                 array = weights.narrow[name] if isinstance(weights, Held) else weights[name]

@@ -90,7 +90,9 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
 
     def held(self: Held, arrays: Any, make: Callable[..., None] = Held.__init__) -> None:
         make(self, arrays)
-        kept.note([array for array in self.narrow.values() if array.base is None])  # the user's own are views
+        kept.note(
+            [a for a in self.narrow.kept.values() if isinstance(a, np.ndarray) and a.base is None]
+        )  # the user's own are views
 
     monkeypatch.setattr(TorchLeg, "run", watched(TorchLeg.run))
     monkeypatch.setattr(FlaxLeg, "run", watched(FlaxLeg.run))

@@ -38,6 +38,7 @@ class FlaxNet(nnx.Module):
         self.kernel, self.hidden = kernel, hidden
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        assert self.fc1.bias is not None
         h = x @ self.kernel(self.fc1.kernel[...]) + self.fc1.bias[...]
         return self.fc2(jax.numpy.tanh(self.hidden(h)))
 
