@@ -1,11 +1,12 @@
 """Ports that hold a cache for as many samples as the user's call has, as decoders do."""
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from compare.evidence import Gathered, Legs
+from compare.evidence import Evidence, Gathered, Legs
 from compare.legs.flax_leg import FlaxLeg
 from compare.legs.run import Case, Run
 from compare.structure import flatten
@@ -16,26 +17,33 @@ __all__ = ["beside_caches"]
 _SAMPLE_AXES = (0, 1)
 
 
-def beside_caches(gathered: Gathered, legs: Legs) -> Gathered:
+def beside_caches(gathered: Gathered, legs: Legs, keep: Callable[[Evidence], Evidence]) -> Gathered:
     """``gathered``, other batches excused that the port does take once its caches hold as many samples.
 
-    A port that breaks all the same has the number of samples in its code.
+    What it then returns is compared as anything else. A port that breaks all the same has the number of samples in
+    its code.
+
+    Args:
+        gathered: all cases.
+        legs: of the port.
+        keep: what is kept of a case.
     """
     if not gathered.evidence:
         return gathered
     samples = _samples(gathered.evidence[0].case)
     made = "where the port keeps a cache for another number of samples"
-    broken = tuple(
-        (case, sentence) if _with_room(legs.flax64, case, samples) is None else (replace(case, aside=made), sentence)
-        for case, sentence in gathered.broken
-    )
-    evidence = tuple(
-        replace(item, flax=_with_room(legs.flax64, item.case, samples) or item.flax)
-        if _shapes(item.flax) != _shapes(item.reference)
-        else item
-        for item in gathered.evidence
-    )
-    return replace(gathered, broken=broken, evidence=evidence)
+    evidence, broken = [], []
+    for item in gathered.evidence:
+        apart = _shapes(item.flax) != _shapes(item.reference)
+        run = _with_room(legs.flax64, item.case, samples) if apart else None
+        evidence.append(item if run is None else keep(replace(item, flax=run)))
+    for probe in gathered.broken:
+        run = None if probe.by_torch is None else _with_room(legs.flax64, probe.case, samples)
+        if probe.by_torch is not None and run is not None:
+            evidence.append(keep(replace(probe.by_torch, flax=run)))
+            probe = replace(probe, case=replace(probe.case, aside=made))
+        broken.append(probe)
+    return replace(gathered, broken=tuple(broken), evidence=tuple(evidence))
 
 
 def _samples(case: Case) -> int:

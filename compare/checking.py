@@ -111,7 +111,7 @@ def _report(port: Port) -> Report:
             keep, enough = functools.partial(_kept, legs, mapping, port), functools.partial(_enough, legs)
             gathered = gather(legs, make_cases(port, legs.torch64), port.mode, port.seed, keep, enough)
             gathered, idle = _exercised(port, legs, gathered, keep)
-            gathered = beside_caches(gathered, legs)  # before what stops at a difference
+            gathered = beside_caches(gathered, legs, keep)  # before what stops at a difference
             if not (port.strict or legs.torch64.large):  # a large model's cases were conceded as they were kept
                 gathered = dataclasses.replace(
                     gathered, evidence=concede(legs, mapping, port.torch_model, gathered.evidence)

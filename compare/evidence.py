@@ -19,6 +19,7 @@ from compare.rounding import flax_in_working_precision, moved_by_rounding, worki
 from compare.verdict import SAMENESS_FACTOR, compare_arrays, spread
 
 __all__ = [
+    "Broken",
     "Evidence",
     "Gathered",
     "LegError",
@@ -104,6 +105,21 @@ class Evidence:
 
 
 @dataclasses.dataclass(frozen=True)
+class Broken:
+    """A probe that torch takes and the port does not.
+
+    Args:
+        case: the probe.
+        sentence: what happened.
+        by_torch: what torch says about it, where only outputs are compared.
+    """
+
+    case: Case
+    sentence: str
+    by_torch: Evidence | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Gathered:
     """What all runs gave.
 
@@ -111,12 +127,12 @@ class Gathered:
         evidence: the cases that ran on every leg.
         refused: probes that say nothing, by name with the reason: torch itself refuses them, or a function of the
             user's that brings one layout to the other does.
-        broken: probes that torch takes and the port does not: the case, and what happened.
+        broken: probes that torch takes and the port does not.
     """
 
     evidence: tuple[Evidence, ...] = ()
     refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    broken: tuple[tuple[Case, str], ...] = ()
+    broken: tuple[Broken, ...] = ()
 
 
 def gather(
@@ -145,7 +161,7 @@ def gather(
     """
     evidence: list[Evidence] = []
     refused: dict[str, str] = {}
-    broken: list[tuple[Case, str]] = []
+    broken: list[Broken] = []
     for number, case in enumerate(cases):
         try:
             item = _by_torch(legs, case, mode, seed + 100 * number, first=number == 0)
@@ -158,12 +174,7 @@ def gather(
             continue
         case = item.case
         try:
-            item = _by_the_port(legs, item)
-            evidence.append(keep(item))
-            del item  # not kept while the next case runs
-            give_back()
-            if enough(evidence[-1]):
-                break
+            evidence.append(keep(_by_the_port(legs, item)))
         except LayoutError as error:
             if number == 0:
                 raise UsageError(str(error)) from error
@@ -171,7 +182,11 @@ def gather(
         except LegError as error:
             if number == 0:
                 raise
-            broken.append((case, str(error)))
+            broken.append(Broken(case, str(error), item if case.forward_only else None))
+        del item  # not kept while the next case runs
+        give_back()
+        if evidence and enough(evidence[-1]):
+            break
     return Gathered(tuple(evidence), refused, tuple(broken))
 
 

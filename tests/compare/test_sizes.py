@@ -75,14 +75,17 @@ def test_sequences_of_another_length(name: str, seeded: Any, rows: Any) -> None:
 
 
 class Caching(nnx.Module):
-    """Keeps what it last returned; ``samples`` stands in the code, or only in the cache."""
+    """Keeps what it last returned; ``samples`` stands in the code, or only in the cache.
 
-    def __init__(self, samples: int | None) -> None:
-        self.fc, self.samples = nnx.Linear(5, 3, rngs=RNGS), samples
+    ``off`` is what it adds for each sample more or less than the cache was made for.
+    """
+
+    def __init__(self, samples: int | None, off: float = 0.0) -> None:
+        self.fc, self.samples, self.off = nnx.Linear(5, 3, rngs=RNGS), samples, off
         self.cache = nnx.Variable(jnp.zeros((4, 3)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kept = self.cache[...] * 0 + self.fc(x)
+        kept = self.cache[...] * 0 + self.fc(x) + self.off * (len(x) - 4)
         self.cache[...] = kept
         return kept if self.samples is None else kept.reshape(self.samples, 3)
 
@@ -91,6 +94,8 @@ class Caching(nnx.Module):
 def test_a_cache_is_no_excuse_for_a_number_of_samples_in_the_code(samples: int | None, seeded: Any, rows: Any) -> None:
     report = compare.check(seeded(lambda: TorchApplied(lambda y: y)), Caching(samples), rows(4, 5))
     assert report.status == ("passed" if samples is None else "failed"), report.text()
+    wrong = compare.check(seeded(lambda: TorchApplied(lambda y: y)), Caching(None, off=1e-6), rows(4, 5))
+    assert wrong.status == "failed", wrong.text()
 
 
 # What torch returns, what Flax returns of the same, and the verdict.
