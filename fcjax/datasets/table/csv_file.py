@@ -32,7 +32,7 @@ def read_csv(content: bytes, source: str, missing: Sequence[str] = (), usual: Ma
 
     Fields may be quoted, and then hold separators and line ends. UTF-8 and UTF-16 with their marks, and the Western
     encoding of Windows are told apart by content. A column whose entries are all numbers, with or without a unit that
-    they share, or all dates, becomes numbers.
+    they share, or all dates, becomes numbers. Lines above the header that start with ``#`` are comments.
 
     Args:
         content: the whole file.
@@ -49,8 +49,9 @@ def read_csv(content: bytes, source: str, missing: Sequence[str] = (), usual: Ma
     if not text.strip():
         raise DataError(f"{source}: expected a header line and rows, found an empty file")
     announced = _ANNOUNCED.match(text)
-    delimiter = announced[1] if announced else _delimiter(text)
-    header, records, lines = _records(text, delimiter, source, skip=1 if announced else 0)
+    skip = 1 if announced else _comments(text)
+    delimiter = announced[1] if announced else _delimiter(text.split("\n", skip)[-1])
+    header, records, lines = _records(text, delimiter, source, skip)
     if not records:
         raise DataError(f"{source}: expected rows below the header, found none")
     cells = [tuple(clean(cell, missing) for cell in column) for column in zip(*records, strict=True)]
@@ -74,6 +75,14 @@ def _decode(content: bytes, source: str) -> str:
             return text
         break
     raise DataError(f"{source}: expected a text file, found bytes that are none (CSV, Parquet and NPZ are read)")
+
+
+def _comments(text: str) -> int:
+    """The number of lines at the top that are comments: they start with ``#``, and are not cut like the next one."""
+    lines = text[: 1 << 16].split("\n")
+    count = next((n for n, line in enumerate(lines) if not line.startswith("#")), 0)
+    alike = count and any(lines[count].count(mark) == lines[count - 1].count(mark) > 0 for mark in DELIMITERS)
+    return count - 1 if alike else count  # the names of the columns may begin with # themselves
 
 
 def _delimiter(text: str) -> str:

@@ -1,16 +1,22 @@
 """How a column becomes inputs of a net: rules that are fitted on training rows, and applied to any table."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fcjax.datasets.dataset import DataError
 from fcjax.datasets.table.columns import Column, Table
+from fcjax.datasets.table.dates import First, first_in_slashes, parse_dates
 from fcjax.datasets.table.numerals import looks_like_number
 
-__all__ = ["CategoryRule", "NumberRule", "Rule", "fit_category", "fit_number"]
+__all__ = ["CategoryRule", "DateRule", "NumberRule", "Rule", "fit_category", "fit_date", "fit_number"]
+
+Cycle = Literal["day", "week", "year"]
+CYCLES: dict[Cycle, float] = {"day": 1.0, "week": 7.0, "year": 365.2425}
+"""Length in days of what comes round again: a net that sees the date alone can't know that it is Monday, or night."""
 
 MIN_COUNT = 5
 """A value with an input of its own occurs in at least this many training rows."""
@@ -25,14 +31,12 @@ class NumberRule:
 
     Args:
         name: of the column.
-        dates: the column holds dates, and x is days since 1970-01-01.
         fill: the median of the training rows.
         mean, std: of the training rows, after filling; ``std`` is 1 if they are all the same.
         indicator: entries were missing in the training rows. Otherwise the net could not have learned what it means.
     """
 
     name: str
-    dates: bool
     fill: float
     mean: float
     std: float
@@ -52,7 +56,7 @@ class NumberRule:
         Raises:
             DataError: an entry is no number, or not finite, or too large for float32 on this scale.
         """
-        values = numbers_of(table, self.name, self.dates)
+        values = numbers_of(table, self.name)
         missing = np.isnan(values)
         with np.errstate(over="ignore"):
             z = ((np.where(missing, self.fill, values) - self.mean) / self.std).astype(np.float32)
@@ -63,6 +67,51 @@ class NumberRule:
                 f"data, whose mean is {self.mean:g}"
             )
         return np.stack([z, missing.astype(np.float32)] if self.indicator else [z], axis=1)
+
+
+@dataclass(frozen=True)
+class DateRule:
+    """Dates: days since 1970-01-01 as ``number`` has them, then sine and cosine of the place in each of ``cycles``.
+
+    Args:
+        number: the rule for the days.
+        slashes: what comes first in ``03/04/2024``, as the training file showed; ``"open"`` where it has no such dates.
+        cycles: day, week, year; those that the training rows go through.
+    """
+
+    number: NumberRule
+    slashes: Literal["day", "month", "open"]
+    cycles: tuple[Cycle, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the column."""
+        return self.number.name
+
+    def features(self) -> tuple[str, ...]:
+        """Names of the inputs that this column becomes."""
+        waves = [f"{self.name}, {wave} of the {cycle}" for cycle in self.cycles for wave in ("sine", "cosine")]
+        return (*self.number.features(), *waves)
+
+    def encode(self, table: Table) -> NDArray[np.float32]:
+        """The inputs, shape ``(rows, len(features))``; waves are 0 where the date is missing.
+
+        Raises:
+            DataError: an entry is no date, or none in the order of day and month that the training file has.
+        """
+        table.require([self.name])
+        column = table.columns[self.name]
+        first: First | None = None if self.slashes == "open" else self.slashes
+        if column.texts is not None:  # a file of few rows may leave the order open, or show another
+            moments = parse_dates(column.texts, first)
+            column = replace(column, numbers=moments, dates=moments is not None)
+            table = replace(table, columns={self.name: column})
+        values = numbers_of(table, self.name, dates=True, first=first)
+        angles = [2 * np.pi * (values / CYCLES[cycle] % 1) for cycle in self.cycles]
+        waves = [np.nan_to_num(wave(angle)) for angle in angles for wave in (np.sin, np.cos)]
+        days = replace(column, numbers=values, dates=False)
+        encoded = self.number.encode(replace(table, columns={self.name: days}))
+        return np.concatenate([encoded, *(wave[:, None].astype(np.float32) for wave in waves)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -106,10 +155,10 @@ class CategoryRule:
         return one_hot[:, :nowhere]
 
 
-Rule = NumberRule | CategoryRule
+Rule = NumberRule | DateRule | CategoryRule
 
 
-def numbers_of(table: Table, name: str, dates: bool = False) -> NDArray[np.float64]:
+def numbers_of(table: Table, name: str, dates: bool = False, first: First | None = None) -> NDArray[np.float64]:
     """A column's numbers (or days), NaN where they are missing; a ``DataError`` names the first that is none."""
     table.require([name])
     column = table.columns[name]
@@ -117,8 +166,9 @@ def numbers_of(table: Table, name: str, dates: bool = False) -> NDArray[np.float
     if numbers is None and column.missing().all():
         numbers = np.full(table.rows, np.nan)
     if numbers is None or (column.dates != dates and not np.isnan(numbers).all()):
-        row, text = first_stray(column, dates)
-        expected = "a date as 2024-05-31" if dates else "a number"
+        row, text = first_stray(column, dates, first)
+        order = f"; in the training data the {first} comes first" if first else ""
+        expected = f"a date as 2024-05-31{order}" if dates else "a number"
         raise DataError(f"{table.source}, {table.place(row)}, {name}: expected {expected}, found {text!r}")
     infinite = np.flatnonzero(np.isinf(numbers))
     if infinite.size:
@@ -127,18 +177,20 @@ def numbers_of(table: Table, name: str, dates: bool = False) -> NDArray[np.float
     return numbers
 
 
-def first_stray(column: Column, dates: bool = False) -> tuple[int, str]:
+def first_stray(column: Column, dates: bool = False, first: First | None = None) -> tuple[int, str]:
     """Row and text of the first entry that keeps a column from being numbers (or, with ``dates``, dates)."""
     entries = [(row, text) for row, text in enumerate(column.as_texts()) if text is not None]
-    if not dates:
-        entries = [(row, text) for row, text in entries if not looks_like_number(text)] or entries
-    return entries[0]
+    strays = (
+        (row, text)
+        for row, text in entries
+        if (parse_dates([text], first) is None if dates else not looks_like_number(text))
+    )
+    return next(strays, entries[0])
 
 
 def fit_number(table: Table, name: str, train: NDArray[np.intp]) -> NumberRule | str:
     """The rule for a column of numbers, from its training rows; or a sentence that says why it is left out."""
-    column = table.columns[name]
-    values = numbers_of(table, name, column.dates)[train]
+    values = numbers_of(table, name, table.columns[name].dates)[train]
     missing = np.isnan(values)
     if missing.all():
         return f"{name}: left out, every training row lacks it"
@@ -151,7 +203,28 @@ def fit_number(table: Table, name: str, train: NDArray[np.intp]) -> NumberRule |
         mean, std = float(filled.mean()), float(filled.std()) if changes else 1.0
     if not (np.isfinite(mean) and np.isfinite(std) and std > 0):
         raise DataError(f"{table.source}, {name}: the numbers are too large or too close together for float64")
-    return NumberRule(name, column.dates, fill, mean, std, indicator=bool(missing.any()))
+    return NumberRule(name, fill, mean, std, indicator=bool(missing.any()))
+
+
+def fit_date(table: Table, name: str, train: NDArray[np.intp]) -> DateRule | str:
+    """The rule for a column of dates, from its training rows; or a sentence that says why it is left out."""
+    number = fit_number(table, name, train)
+    if isinstance(number, str):
+        return number
+    column = table.columns[name]
+    values = numbers_of(table, name, dates=True)[train]
+    values = values[~np.isnan(values)]
+    first = first_in_slashes(column.texts or ())
+    return DateRule(number, first or "open", tuple(cycle for cycle in CYCLES if _goes_through(values, cycle)))
+
+
+def _goes_through(values: NDArray[np.float64], cycle: Cycle) -> bool:
+    """Whether dates differ in their place in a cycle, by more than they differ anyway."""
+    if cycle == "day":
+        return bool(np.ptp(values % 1) > 0)
+    whole = np.floor(values)
+    # A year of daily rows may lack its last days.
+    return bool(np.ptp(whole) >= 0.98 * CYCLES[cycle] and np.ptp(whole % CYCLES[cycle]) > 1)
 
 
 def fit_category(table: Table, name: str, train: NDArray[np.intp]) -> CategoryRule | str:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from fcjax.datasets.dataset import DataError, Dataset, Split, Task
 from fcjax.datasets.splitting import split_rows
 from fcjax.datasets.table.columns import Column, Table
-from fcjax.datasets.table.dates import two_ways_to_read
-from fcjax.datasets.table.encoding import Rule, first_stray, fit_category, fit_number
+from fcjax.datasets.table.dates import first_in_slashes, two_ways_to_read
+from fcjax.datasets.table.encoding import Rule, first_stray, fit_category, fit_date, fit_number
 from fcjax.datasets.table.numerals import looks_like_number
 from fcjax.datasets.table.preprocessing import Preprocessing
 from fcjax.datasets.table.reading import read_table
@@ -159,10 +159,12 @@ def _fit_rules(
     rules: list[Rule] = []
     notes = []
     for name in names:
-        as_text = name in categorical or table.columns[name].numbers is None
-        rule = fit_category(table, name, train) if as_text else fit_number(table, name, train)
+        column = table.columns[name]
+        as_text = name in categorical or column.numbers is None
+        fit = fit_category if as_text else fit_date if column.dates else fit_number
+        rule: Rule | str = fit(table, name, train)
         if name not in categorical:
-            notes += _doubts(table.columns[name])
+            notes += _doubts(column)
         if isinstance(rule, str):
             notes.append(rule)
         else:
@@ -188,6 +190,9 @@ def _doubts(column: Column) -> list[str]:
         date = two_ways_to_read(written)
         doubt = "may have the day or the month first: taken as text; dates are read where they are as 2024-05-31"
         return [f"{column.name}: {date!r} {doubt}"] if date else []
+    if column.dates:
+        first = first_in_slashes(written)
+        return [f"{column.name}: {written[0]!r} is read with the {first} first"] if first else []
     codes = [text for text in written if text.isdecimal() and text[0] == "0" and len(text) > 1]
     negative = [text for text in written if text[0] == "("]
     found = [f"{column.name}: {text!r} is taken as a negative number" for text in negative[:1]]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fcjax.datasets.dataset import DataError
 from fcjax.datasets.table.columns import Table
-from fcjax.datasets.table.encoding import CategoryRule, NumberRule, Rule
+from fcjax.datasets.table.encoding import CategoryRule, DateRule, NumberRule, Rule
 from fcjax.datasets.table.numerals import Mark
 from fcjax.datasets.table.reading import read_table
 from fcjax.datasets.table.target import TargetRule
@@ -20,8 +20,8 @@ __all__ = ["Preprocessing"]
 
 T = TypeVar("T")
 
-FORMAT = "fcjax preprocessing 1"
-RULES: dict[str, type[Rule]] = {"number": NumberRule, "category": CategoryRule}
+FORMAT = "fcjax preprocessing 2"
+RULES: dict[str, type[Rule]] = {"number": NumberRule, "date": DateRule, "category": CategoryRule}
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,10 @@ def _build_rule(record: Any, place: str) -> Rule:
     kind = record.get("kind") if isinstance(record, dict) else None
     if kind not in RULES:
         raise DataError(f"{place}: expected kind {' or '.join(RULES)}, found {kind!r}")
-    return _build(RULES[kind], {key: value for key, value in record.items() if key != "kind"}, place)
+    values = {key: value for key, value in record.items() if key != "kind"}
+    if kind == "date":
+        values["number"] = _build(NumberRule, values.get("number"), f"{place}, number")
+    return _build(RULES[kind], values, place)
 
 
 def _build(cls: type[T], record: Any, place: str) -> T:

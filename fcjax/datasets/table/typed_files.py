@@ -37,8 +37,8 @@ UNREADABLE = (
 def read_npz(content: bytes, source: str, missing: Sequence[str] = ()) -> Table:
     """The table in an NPZ file: each array of shape ``(rows,)`` is a column.
 
-    An array ``X`` of shape ``(rows, n)`` is n columns, ``X_0`` to ``X_{n-1}`` (one column ``X`` if n is 1). Pickled
-    objects are never loaded.
+    Durations become seconds. An array ``X`` of shape ``(rows, n)`` is n columns, ``X_0`` to ``X_{n-1}`` (one column
+    ``X`` if n is 1). Pickled objects are never loaded.
 
     Raises:
         DataError: no NPZ file; arrays of objects, of more than two dimensions, or of different length.
@@ -73,6 +73,11 @@ def _from_array(name: str, values: NDArray[Any], source: str, missing: Sequence[
         return Column(name, tuple(map(str, values.tolist())), None)
     if kind == "U":
         return Column(name, tuple(clean(text, missing) for text in values.tolist()), None)
+    if kind == "S":
+        decoded = (text.decode("utf-8", "replace") for text in values.tolist())
+        return Column(name, tuple(clean(text, missing) for text in decoded), None)
+    if kind == "m":
+        return Column(name, None, values / np.timedelta64(1, "s"))  # NaT becomes NaN
     if kind == "M":
         since = (values.astype("datetime64[us]") - np.datetime64(0, "us")) / np.timedelta64(1, "D")  # NaT becomes NaN
         return Column(name, None, since, dates=True)
@@ -80,7 +85,7 @@ def _from_array(name: str, values: NDArray[Any], source: str, missing: Sequence[
 
 
 def read_parquet(content: bytes, source: str, missing: Sequence[str] = ()) -> Table:
-    """The table in a Parquet file. Text stays text, even where it looks like numbers.
+    """The table in a Parquet file. Text stays text, even where it looks like numbers; durations become seconds.
 
     Raises:
         DataError: pyarrow is not installed; no Parquet file; columns of lists or structures (all are listed).
@@ -109,8 +114,14 @@ def _from_arrow(name: str, column: Any, source: str, missing: Sequence[str]) -> 
 
     if pyarrow.types.is_integer(column.type) or pyarrow.types.is_floating(column.type):
         return Column(name, None, column.cast(pyarrow.float64(), safe=False).to_numpy())  # null becomes NaN
-    if pyarrow.types.is_timestamp(column.type):
-        column = column.cast(pyarrow.timestamp("us"), safe=False)  # Python's datetime has no nanoseconds
+    for nanoseconds, kind in (
+        (pyarrow.types.is_timestamp, pyarrow.timestamp),
+        (pyarrow.types.is_duration, pyarrow.duration),
+    ):
+        if nanoseconds(column.type):
+            column = column.cast(kind("us"), safe=False)  # Python's datetime has none
+    if pyarrow.types.is_time64(column.type):
+        column = column.cast(pyarrow.time64("us"), safe=False)
     return _from_list(name, column.to_pylist(), source, missing)
 
 
@@ -123,13 +134,22 @@ def _from_list(name: str, values: list[Any], source: str, missing: Sequence[str]
         return Column(name, tuple(None if value is None else str(value) for value in values), None)
     if kinds <= {int, float, Decimal}:
         return Column(name, None, np.array([np.nan if value is None else float(value) for value in values]))
-    if kinds <= {datetime.date} or all(issubclass(kind, datetime.datetime) for kind in kinds):
+    if kinds == {datetime.timedelta}:
+        seconds = [np.nan if value is None else value.total_seconds() for value in values]
+        return Column(name, None, np.array(seconds))
+    if (
+        kinds <= {datetime.date}
+        or kinds <= {datetime.time}
+        or all(issubclass(kind, datetime.datetime) for kind in kinds)
+    ):
         return Column(name, None, np.array([np.nan if value is None else _days(value) for value in values]), dates=True)
     found = ", ".join(sorted(kind.__name__ for kind in kinds))
     raise DataError(f"{source}, {name}: expected numbers, text, booleans or dates, found {found}")
 
 
-def _days(value: datetime.date) -> float:
+def _days(value: datetime.date | datetime.time) -> float:
+    if isinstance(value, datetime.time):  # as a text file's: of 1970-01-01
+        return days(datetime.datetime.combine(datetime.date(1970, 1, 1), value))
     if isinstance(value, datetime.datetime):
         return days(value)
     return days(datetime.datetime(value.year, value.month, value.day))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from fcjax.datasets import Preprocessing, load_table
+from fcjax.datasets.table.encoding import CategoryRule, DateRule
 
 
 def rows(count: int, seed: int) -> list[tuple[int, float, float]]:
@@ -16,7 +17,9 @@ def feature(preprocessing: Preprocessing, file: Path, name: str) -> float:
     """The standardised value of one input of a file's only row, back in its own unit."""
     z = preprocessing.inputs(preprocessing.read(file))[0, preprocessing.features.index(name)]
     rule = next(rule for rule in preprocessing.rules if rule.name == name)
-    return float(z * rule.std + rule.mean)  # type: ignore[union-attr]
+    assert not isinstance(rule, CategoryRule)
+    number = rule.number if isinstance(rule, DateRule) else rule
+    return float(z * number.std + number.mean)
 
 
 def test_a_german_spreadsheet(tmp_path: Path) -> None:
@@ -75,8 +78,9 @@ def test_an_export_with_tabs_and_odd_marks(tmp_path: Path) -> None:
     data, preprocessing = load_table(file, "ozone", missing=["-999"])
     assert sum(map(len, data.parts().values())) == 160
     assert preprocessing.notes[0] == "ozone: 20 of 180 rows have none, and are left out"
+    week = ("day, sine of the week", "day, cosine of the week")
     stations = tuple(f"station=S{n:02d}" for n in range(4))
-    assert preprocessing.features == (*stations, "day", "temperature", "wind", "wind is missing")
+    assert preprocessing.features == (*stations, "day", *week, "temperature", "wind", "wind is missing")
     file.write_text("station\tday\ttemperature\twind\nS02\t2023-07-01\t-3.5\t-999\n")
     inputs = preprocessing.inputs(preprocessing.read(file))[0]
     assert inputs[:4].tolist() == [0, 0, 1, 0]

@@ -11,13 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcjax.datasets import DataError, Preprocessing, load_table, read_table
-from fcjax.datasets.table.encoding import CategoryRule, NumberRule
+from fcjax.datasets.table.encoding import CategoryRule, DateRule, NumberRule
 from fcjax.datasets.table.target import TargetRule
 
 names = st.text(min_size=1, max_size=6)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(min_value=1e-300, max_value=1e300)
-number_rules = st.builds(NumberRule, names, st.booleans(), finite, finite, positive, st.booleans())
+number_rules = st.builds(NumberRule, names, finite, finite, positive, st.booleans())
+date_rules = st.builds(
+    DateRule,
+    number_rules,
+    st.sampled_from(["day", "month", "open"]),
+    st.lists(st.sampled_from(["day", "week", "year"]), unique=True).map(tuple),
+)
 words = st.lists(names, min_size=2, max_size=5, unique=True).map(tuple)
 category_rules = st.builds(CategoryRule, names, words, st.booleans(), st.booleans())
 targets = st.one_of(
@@ -27,7 +33,7 @@ targets = st.one_of(
 preprocessings = st.builds(
     Preprocessing,
     targets,
-    st.lists(number_rules | category_rules, max_size=4).map(tuple),
+    st.lists(number_rules | date_rules | category_rules, max_size=4).map(tuple),
     words,
     st.sampled_from([".", ","]),
     words,
@@ -88,8 +94,14 @@ def test_saved_and_loaded_it_encodes_alike(fitted: Preprocessing, folder: Path) 
 
 def test_one_new_row_by_hand(fitted: Preprocessing, folder: Path) -> None:
     area, _, day, rooms = fitted.rules
-    assert fitted.features == ("area", "area is missing", "city=Bergen", "city=Oslo", "day", "rooms")
-    z = [(131.25 - area.mean) / area.std, 0, 0, 1, (19754 - day.mean) / day.std, (3 - rooms.mean) / rooms.std]  # type: ignore[union-attr]
+    assert isinstance(area, NumberRule)
+    assert isinstance(day, DateRule)
+    assert isinstance(rooms, NumberRule)
+    week = ("day, sine of the week", "day, cosine of the week")
+    assert fitted.features == ("area", "area is missing", "city=Bergen", "city=Oslo", "day", *week, "rooms")
+    place = 2 * np.pi * (19754 % 7) / 7  # 2024-02-01
+    days = [(19754 - day.number.mean) / day.number.std, np.sin(place), np.cos(place)]
+    z = [(131.25 - area.mean) / area.std, 0, 0, 1, *days, (3 - rooms.mean) / rooms.std]
     np.testing.assert_allclose(encode(fitted, folder, ROW), [z], rtol=1e-6)  # float32
 
 
@@ -158,12 +170,12 @@ def changed(fitted: Preprocessing, *path: str | int, to: Any) -> str:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("format",), "another", "expected a file of the format 'fcjax preprocessing 1', found another"),
+        (("format",), "another", "expected a file of the format 'fcjax preprocessing 2', found another"),
         (("extra",), 1, r"expected the fields \['mark', .*'extra'"),
         (("mark",), ";", "mark: expected .*found ';'"),
         (("rules",), {}, "rules: expected a list, found dict"),
-        (("rules", 0), 7, r"rules\[0\]: expected kind number or category, found None"),
-        (("rules", 0, "kind"), "pickle", "expected kind number or category, found 'pickle'"),
+        (("rules", 0), 7, r"rules\[0\]: expected kind number or date or category, found None"),
+        (("rules", 0, "kind"), "pickle", "expected kind number or date or category, found 'pickle'"),
         (("rules", 0, "mean"), "0", r"rules\[0\], mean: expected float, found '0'"),
         (("rules", 0, "mean"), True, r"rules\[0\], mean: expected float, found True"),
         (("rules", 0, "mean"), float("nan"), "area: expected finite numbers and a positive std"),
@@ -171,6 +183,9 @@ def changed(fitted: Preprocessing, *path: str | int, to: Any) -> str:
         (("rules", 1, "categories"), ["Oslo", "Oslo"], "city: expected every category once"),
         (("rules", 1, "categories"), "Oslo", r"rules\[1\], categories: expected"),
         (("rules", 1, "other"), 1, r"rules\[1\], other: expected bool, found 1"),
+        (("rules", 2, "number"), None, r"rules\[2\], number: expected the fields"),
+        (("rules", 2, "cycles"), ["month"], r"rules\[2\], cycles: expected"),
+        (("rules", 2, "slashes"), None, r"rules\[2\], slashes: expected"),
         (("target",), None, "target: expected the fields .*found NoneType"),
         (("target", "task"), "ranking", "target, task: expected"),
         (("target", "classes"), ["a", "b"], "expected different classes in classification only"),

@@ -45,15 +45,19 @@ def test_npz_arrays_become_columns() -> None:
             y=np.array([[1], [0], [1]]),
             city=np.array(["Oslo", "?", " Bergen"]),
             new=np.array([True, False, True]),
+            state=np.array([b"up", b"NA", b"down"]),
+            took=np.array([90, "NaT", 1500], "timedelta64[ms]"),
             day=np.array(["1970-01-03", "NaT", "1970-01-01T12"], "datetime64[h]"),
         ),
         "f.npz",
     )
-    assert list(table.columns) == ["X_0", "X_1", "y", "city", "new", "day"]
+    assert list(table.columns) == ["X_0", "X_1", "y", "city", "new", "state", "took", "day"]
     assert numbers(table, "X_1") == [1, 3, 5]
     assert numbers(table, "y") == [1, 0, 1]
     assert table.columns["city"].as_texts() == ("Oslo", None, "Bergen")
     assert table.columns["new"].as_texts() == ("True", "False", "True")
+    assert table.columns["state"].as_texts() == ("up", None, "down")
+    np.testing.assert_array_equal(numbers(table, "took"), [0.09, np.nan, 1.5])
     np.testing.assert_array_equal(numbers(table, "day"), [2, np.nan, 0.5])
     assert table.columns["day"].dates
     assert table.place(2) == "row 3"
@@ -69,6 +73,8 @@ def test_parquet_columns_keep_their_types() -> None:
             new=[True, None, False],
             day=[datetime.date(1970, 1, 3), None, datetime.date(1970, 1, 1)],
             moment=pa.array([0, None, 43_200_000_000_001], pa.timestamp("ns")),
+            took=pa.array([1_500_000_001, None, 0], pa.duration("ns")),
+            at=pa.array([64_800_000_000_001, None, 0], pa.time64("ns")),
             money=pa.array([None, 2, 3], pa.decimal128(5, 2)),
         ),
         "f.parquet",
@@ -81,6 +87,8 @@ def test_parquet_columns_keep_their_types() -> None:
     assert table.columns["new"].as_texts() == ("True", None, "False")
     np.testing.assert_array_equal(numbers(table, "day"), [2, np.nan, 0])
     np.testing.assert_array_equal(numbers(table, "moment"), [0, np.nan, 0.5])
+    np.testing.assert_array_equal(numbers(table, "took"), [1.5, np.nan, 0])
+    np.testing.assert_array_equal(numbers(table, "at"), [0.75, np.nan, 0])
     np.testing.assert_array_equal(numbers(table, "money"), [np.nan, 2, 3])
 
 

@@ -53,8 +53,9 @@ def test_dates_with_dots_and_zones_and_a_typeset_minus() -> None:
     assert parse_number("\u22121.5") == -1.5
     assert parse_dates(["1970/02/01 06:00", "1 Feb 1970", "February 1, 1970"]) == pytest.approx([31.25, 31, 31])
     assert parse_dates(["1 Fex 1970"]) is parse_dates(["31 Feb 1970"]) is parse_dates(["1970/2-1"]) is None
-    assert two_ways_to_read([None, "03/04/2020", "23-4-20"]) == "03/04/2020"
+    assert two_ways_to_read([None, "03/04/2020", "12-4-20"]) == "03/04/2020"
     assert two_ways_to_read(["03/04/2020", "x"]) is two_ways_to_read([None]) is two_ways_to_read(["3/4"]) is None
+    assert two_ways_to_read(["03/04/2020", "23/4/20"]) is None
     assert clean("#DIV/0!") is clean("<NA>") is clean(".") is None
     assert clean("unknown") == "unknown"
 
@@ -100,6 +101,7 @@ def test_what_may_be_meant_otherwise_is_said(packed: bool, tmp_path: Path) -> No
         "x,y\n1.5 km,$2\n2.5 km,$3\n",
         "x,y\r1.5,2\r2.5,3\r",
         "x,y\n1.5,2\n  \n2.5,3\n\t\n",
+        "# by logger 3, site A\n# of May\nx;y\n1.5;2\n2.5;3\n",
     ],
 )
 def test_the_same_table_in_other_clothes(text: str) -> None:
