@@ -33,7 +33,9 @@ from compare.legs.flax_leg import FlaxLeg
 from compare.legs.numpy_leg import NumpyLeg
 from compare.legs.run import Case
 from compare.legs.torch_leg import TorchLeg
+from compare.mapping.proposal import propose_mapping
 from compare.mapping.table import rows
+from compare.mapping.weight_mapping import WeightMapping
 from compare.port import Port
 from compare.precision_place import precision_place
 from compare.profile import gradient_norms, layer_errors, worst_array
@@ -44,7 +46,6 @@ from compare.settling import settle
 from compare.structure import Call, Inputs, as_call
 from compare.surroundings import own_surroundings
 from compare.verdict import largest_relative
-from compare.weights import WeightMapping, propose_mapping
 
 __all__ = ["assert_port", "check"]
 

@@ -15,8 +15,8 @@ from compare.checks.sameness import same
 from compare.condensing import condensed
 from compare.constants import allow_for_tables
 from compare.evidence import Evidence, Legs, restored
+from compare.mapping.weight_mapping import WeightMapping
 from compare.rounding import flax_in_working_precision, moved_by_rounding, working_precision
-from compare.weights import WeightMapping
 
 __all__ = ["concede"]
 

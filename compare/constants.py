@@ -16,10 +16,10 @@ from compare.case_weights import Replaced
 from compare.checks.sameness import same
 from compare.evidence import Evidence, Legs
 from compare.legs.run import Case, Reduce, Run
+from compare.mapping.weight_mapping import WeightMapping
 from compare.rounding import spreads
 from compare.structure import is_floating
 from compare.verdict import unit_roundoff
-from compare.weights import WeightMapping
 
 __all__ = ["allow_for_constants", "allow_for_tables"]
 

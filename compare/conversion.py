@@ -11,10 +11,11 @@ from flax import nnx
 
 from compare.legs.flax_function import FlaxFunction, flax_function
 from compare.mapping.given import Given
+from compare.mapping.proposal import propose_mapping
+from compare.mapping.weight_mapping import WeightMapping
 from compare.result import UsageError
 from compare.structure import is_floating, to_numpy
 from compare.weight_files import as_tensor, read_weights, write_weights
-from compare.weights import WeightMapping, propose_mapping
 
 __all__ = ["convert", "convert_files"]
 

@@ -12,11 +12,11 @@ from compare.checks.outputs import check_outputs
 from compare.evidence import Evidence, Legs
 from compare.examiner import Examiner, State
 from compare.hypotheses.edit import Hypothesis
+from compare.mapping.weight_mapping import WeightMapping
 from compare.observations import observe
 from compare.places import Place
 from compare.result import Cause, Divergence
 from compare.search import Search
-from compare.weights import WeightMapping
 
 __all__ = ["Diagnosis", "diagnose", "trace_places"]
 

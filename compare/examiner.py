@@ -15,12 +15,12 @@ from compare.hypotheses.edit import BOUNDARIES, Calls, CallSite, Edit, Hypothesi
 from compare.hypotheses.tape import Tape, UnsureError
 from compare.legs.run import Case, Reduce, Run, zeros_for_none
 from compare.legs.watch import Checkpoint
+from compare.mapping.weight_mapping import WeightMapping
 from compare.places import Place, Room, alignment, compare_places, first_divergence, pair_modules, rooms
 from compare.result import Divergence
 from compare.rounding import PERTURBED_RUNS, spreads
 from compare.structure import to_numpy
 from compare.verdict import SAMENESS_FACTOR, compare_arrays, unit_roundoff
-from compare.weights import WeightMapping
 
 __all__ = ["Examiner", "Progress", "State"]
 

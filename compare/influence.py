@@ -8,9 +8,9 @@ import numpy as np
 from compare.case_weights import Replaced
 from compare.evidence import Legs
 from compare.legs.run import Case
+from compare.mapping.weight_mapping import MappingProblem, WeightMapping
 from compare.rounding import PERTURBED_RUNS
 from compare.verdict import SAMENESS_FACTOR, compare_arrays, spread
-from compare.weights import MappingProblem, WeightMapping
 
 __all__ = ["judge_influence"]
 

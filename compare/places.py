@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 
 from compare.legs.watch import Checkpoint, Edge
+from compare.mapping.weight_mapping import WeightMapping
 from compare.result import Divergence
 from compare.verdict import SAMENESS_FACTOR, compare_arrays, spread
-from compare.weights import WeightMapping
 
 __all__ = ["Place", "Room", "alignment", "compare_places", "entrance", "first_divergence", "pair_modules", "rooms"]
 

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from compare.evidence import Evidence, Legs
+from compare.mapping.weight_mapping import WeightMapping
 from compare.places import compare_places, first_divergence, pair_modules, rooms
 from compare.result import Divergence
 from compare.rounding import PERTURBED_RUNS
-from compare.weights import WeightMapping
 
 __all__ = ["precision_place"]
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from compare.case_weights import Held, Tiled
+from compare.mapping.leaves import TorchLeaf, torch_leaves
 from compare.structure import exact, is_floating, to_numpy
-from compare.weights import TorchLeaf, torch_leaves
 
 __all__ = ["given_weights", "redraw_weights"]
 

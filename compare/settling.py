@@ -9,8 +9,8 @@ import numpy as np
 
 from compare.evidence import Legs
 from compare.legs.run import Case
+from compare.mapping.weight_mapping import WeightMapping
 from compare.verdict import compare_arrays
-from compare.weights import WeightMapping
 
 __all__ = ["settle"]
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from compare.legs.flax_function import FlaxFunction
+from compare.mapping.weight_mapping import WeightMapping
 from compare.result import CheckResult, CheckStatus, Leaf
 from compare.verdict import compare_arrays
-from compare.weights import WeightMapping
 
 __all__ = ["can_run", "check_parameters", "check_weights", "count_parameters", "merged_counts", "undecided"]
 

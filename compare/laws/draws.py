@@ -13,9 +13,10 @@ from flax import linen, nnx
 
 from compare.evidence import sentence_of
 from compare.legs.flax_function import flax_function
+from compare.mapping.proposal import propose_mapping
+from compare.mapping.weight_mapping import WeightMapping
 from compare.result import UsageError
 from compare.surroundings import own_surroundings
-from compare.weights import WeightMapping, propose_mapping
 
 __all__ = ["Draws", "draw"]
 

@@ -19,13 +19,13 @@ from compare.legs.flax_function import flax_function
 from compare.legs.flax_leg import FlaxLeg
 from compare.legs.run import Case
 from compare.legs.torch_leg import TorchLeg
+from compare.mapping.proposal import propose_mapping
 from compare.port import Port
 from compare.redraw import given_weights
 from compare.result import Cause, CheckResult, Report, UsageError
 from compare.structure import Inputs, as_call
 from compare.surroundings import own_surroundings
 from compare.verdict import SAMENESS_FACTOR, compare_arrays, spread
-from compare.weights import propose_mapping
 
 __all__ = ["check_dropout"]
 

@@ -17,9 +17,9 @@ from compare.legs.memory import give_back
 from compare.legs.program import compile_program
 from compare.legs.run import Case, Reduce, Run, reduced
 from compare.legs.watch import Checkpoint, FlaxWatch
+from compare.mapping.weight_mapping import WeightMapping
 from compare.result import UsageError
 from compare.structure import Call, as_call, flatten, is_floating, rebuild, renamed
-from compare.weights import WeightMapping
 
 __all__ = ["FlaxLeg", "LayoutError"]
 

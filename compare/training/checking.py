@@ -15,6 +15,8 @@ from compare.legs.flax_function import FlaxFunction, flax_function
 from compare.legs.flax_leg import FlaxLeg
 from compare.legs.run import Case
 from compare.legs.torch_leg import TorchLeg
+from compare.mapping.proposal import propose_mapping
+from compare.mapping.weight_mapping import WeightMapping
 from compare.port import Port
 from compare.redraw import given_weights, redraw_weights
 from compare.result import Cause, CheckResult, CheckStatus, Report, UsageError
@@ -30,7 +32,6 @@ from compare.training.rates import rate_causes, same_rates
 from compare.training.scales import scale_causes
 from compare.training.torch_loop import TorchRun, run_torch
 from compare.training.trajectory import QUANTITIES, Batch, Snapshot, Training, read_batches
-from compare.weights import WeightMapping, propose_mapping
 
 __all__ = ["check_training"]
 

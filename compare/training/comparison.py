@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from compare.mapping.weight_mapping import WeightMapping
 from compare.result import CheckResult, CheckStatus, Divergence, Leaf
 from compare.training.trajectory import QUANTITIES, Snapshot
 from compare.verdict import SAMENESS_FACTOR, compare_arrays, largest_relative, spread, worst
-from compare.weights import WeightMapping
 
 __all__ = ["Compared", "compare_trajectories", "first_difference", "rearranged", "results", "zeros_for_none"]
 

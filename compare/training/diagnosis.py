@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from compare.mapping.weight_mapping import WeightMapping
 from compare.result import Cause
 from compare.training.comparison import rearranged
 from compare.training.hypotheses import mistakes
@@ -16,7 +17,6 @@ from compare.training.rates import rate_causes, same_rates
 from compare.training.recipe import recipe_of
 from compare.training.torch_loop import TorchRun
 from compare.training.trajectory import Snapshot, Training, as_clip
-from compare.weights import WeightMapping
 
 __all__ = ["OptimizerFinding", "examine_optimizer", "unnoticed"]
 

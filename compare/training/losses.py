@@ -9,6 +9,7 @@ import torch
 
 from compare.legs.run import Case, Run
 from compare.legs.torch_leg import TorchLeg
+from compare.mapping.weight_mapping import WeightMapping
 from compare.redraw import given_weights
 from compare.result import Cause, UsageError
 from compare.structure import flatten, rebuild
@@ -17,7 +18,6 @@ from compare.training.loss_edits import LOSSES, EditLoss
 from compare.training.torch_loop import TorchRun, torch_target
 from compare.training.trajectory import Snapshot, Training
 from compare.verdict import compare_arrays, spread
-from compare.weights import WeightMapping
 
 __all__ = ["loss_causes"]
 

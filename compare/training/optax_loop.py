@@ -13,10 +13,10 @@ from compare.legs.flax_dropout import replay_in_flax
 from compare.legs.flax_function import FlaxFunction
 from compare.legs.lift import independent_outputs, lift
 from compare.legs.program import quickly_compiled
+from compare.mapping.weight_mapping import WeightMapping
 from compare.result import UsageError
 from compare.structure import Call, as_call, flatten, is_floating, rebuild
 from compare.training.trajectory import Batch, Snapshot, Training
-from compare.weights import WeightMapping
 
 __all__ = ["run_optax", "schedule_values"]
 

@@ -16,8 +16,9 @@ from compare.diagnose import Diagnosis, diagnose
 from compare.evidence import Evidence
 from compare.legs.run import Case
 from compare.legs.torch_leg import TorchLeg
+from compare.mapping.rules import Rule
+from compare.mapping.weight_mapping import WeightMapping
 from compare.structure import Call
-from compare.weights import Rule, WeightMapping
 
 Function = Callable[..., torch.Tensor]
 

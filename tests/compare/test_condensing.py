@@ -16,11 +16,11 @@ from compare.condensing import condensed
 from compare.evidence import Evidence, Legs, gather, restored
 from compare.legs.flax_function import flax_function
 from compare.legs.run import Case
+from compare.mapping.proposal import propose_mapping
 from compare.port import Port
 from compare.profile import gradient_norms, worst_array
 from compare.redraw import given_weights
 from compare.structure import as_call
-from compare.weights import propose_mapping
 
 pytestmark = pytest.mark.usefixtures("small_programs")
 

@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from compare.mapping.leaves import TorchLeaf, torch_leaves
+from compare.mapping.proposal import propose_mapping
+from compare.mapping.rules import Rule
+from compare.mapping.weight_mapping import WeightMapping
 from compare.result import UsageError
-from compare.weights import Rule, TorchLeaf, WeightMapping, propose_mapping, torch_leaves
 
 
 @settings(max_examples=50, deadline=None)

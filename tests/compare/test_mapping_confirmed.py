@@ -15,8 +15,8 @@ import compare
 from compare.checks.parameters import check_parameters, count_parameters
 from compare.conversion import convert
 from compare.legs.flax_function import flax_function
+from compare.mapping.proposal import propose_mapping
 from compare.result import UsageError
-from compare.weights import propose_mapping
 
 pytestmark = pytest.mark.usefixtures("small_programs", "verdict_only")
 

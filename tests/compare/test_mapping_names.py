@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from compare.mapping.names import Names, similarity
+from compare.mapping.proposal import propose_mapping
 from compare.mapping.table import rows, table
-from compare.weights import propose_mapping
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from compare.weights import WeightMapping, propose_mapping
+from compare.mapping.proposal import propose_mapping
+from compare.mapping.weight_mapping import WeightMapping
 
 Shapes = dict[str, tuple[int, ...]]
 GATES = "ifgo"
