@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Mask", "MaskMismatchError", "TorchMasks", "UnseenMaskError"]
+__all__ = ["Mask", "MaskMismatchError", "TorchMasks", "UnseenMaskError", "layouts"]
 
 Arrays = tuple[Any, ...]
 
@@ -128,6 +128,8 @@ class TorchMasks(TorchFunctionMode):
 
     def _mask(self, shape: Sequence[int], p: float, attention: bool = False) -> torch.Tensor:
         drawn = self._generator.random(tuple(shape)) >= p if self._replay is None else next(self._replay)
+        if self._replay is None and not attention:
+            drawn = _alike_in_all_layouts(drawn)
         self.masks.append(Mask(drawn, 1.0 - p, attention))
         return torch.from_numpy(np.array(drawn))
 
@@ -210,6 +212,27 @@ class TorchMasks(TorchFunctionMode):
 _DROPOUT = F.dropout
 _FUSED = F.scaled_dot_product_attention
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+
+
+def layouts(rank: int) -> tuple[tuple[int, ...], ...]:
+    """Orders of axes in which the other side may hold the same array of ``rank`` axes.
+
+    torch's channels come second, Flax's last; sequences may have their batch first or second.
+    """
+    return ((0, *range(2, rank), 1), (1, 0, *range(2, rank))) if rank > 2 else ()
+
+
+def _alike_in_all_layouts(mask: np.ndarray) -> np.ndarray:
+    """``mask`` made the same in every layout of the same shape, since then no shape tells which one the port has."""
+    orders = [order for order in layouts(mask.ndim) if tuple(mask.shape[axis] for axis in order) == mask.shape]
+    entry = np.arange(mask.size).reshape(mask.shape)
+    while orders:
+        before = entry
+        for order in orders:
+            entry = np.minimum(entry, entry.transpose(order))
+        if np.array_equal(entry, before):
+            break
+    return mask.reshape(-1)[entry]
 
 
 def _channels(x: torch.Tensor, channel: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from unittest import mock
 
 import numpy as np
 
-from compare.legs.dropout import MaskMismatchError, UnseenMaskError
+from compare.legs.dropout import MaskMismatchError, UnseenMaskError, layouts
 
 __all__ = ["replay_in_flax"]
 
@@ -97,9 +97,7 @@ def _in_layout(mask: Any, shape: tuple[int, ...], attention: bool) -> Any | None
     if mask.shape == shape:
         return mask
     if mask.ndim == len(shape) and mask.ndim <= 5:
-        # torch's channels come second, Flax's last; sequences may have their batch first or second.
-        last, swapped = [0, *range(2, mask.ndim), 1], [1, 0, *range(2, mask.ndim)]
-        for order in (last, swapped, *itertools.permutations(range(mask.ndim))):
+        for order in (*layouts(mask.ndim), *itertools.permutations(range(mask.ndim))):
             if tuple(mask.shape[axis] for axis in order) == shape and mask.ndim > 2:
                 return mask.transpose(order)
     alike = attention or [size for size in mask.shape if size > 1] == [size for size in shape if size > 1]

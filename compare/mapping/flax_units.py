@@ -156,6 +156,9 @@ def _inside(slot: Slot, index: tuple[int | slice, ...]) -> Part:
     return Part(slot.place.view, (*slot.place.index, *index))
 
 
+_MOST_PACKED = 3  # query, key and value in one array
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerList:
     """A torch list of like modules, which Flax may keep as one module with a first axis.
@@ -183,9 +186,9 @@ def unstacked(shapes: Mapping[str, tuple[int, ...]], lists: Sequence[LayerList])
     for prefix in sorted(prefixes, key=len):
         if any(prefix.startswith(f"{other}.") for other in stacks):
             continue
-        inside = [shape for path, shape in shapes.items() if path.startswith(prefix + ".")]
+        inside = {path: shape for path, shape in shapes.items() if path.startswith(prefix + ".")}
         for layers in lists:
-            if _is_stack(inside, layers):
+            if _is_stack(prefix, inside, layers):
                 stacks[prefix] = layers.length
     found: list[tuple[str, Slot]] = []
     for path, shape in shapes.items():
@@ -193,17 +196,32 @@ def unstacked(shapes: Mapping[str, tuple[int, ...]], lists: Sequence[LayerList])
         if stack is None:
             found.append((path, Slot(path, shape)))
             continue
+        if any(name.startswith(f"{stack}.0.") for name, _ in found):
+            continue  # with the first array of the stack, layer by layer
+        leaves = {p.removeprefix(stack): shape for p, shape in shapes.items() if p.startswith(stack + ".")}
         for i in range(stacks[stack]):
-            found.append((f"{stack}.{i}{path.removeprefix(stack)}", Slot(path, shape, Part(shape, (i,)))))
+            for leaf, shape in leaves.items():
+                found.append((f"{stack}.{i}{leaf}", Slot(stack + leaf, shape, Part(shape, (i,)))))
     return found
 
 
-def _is_stack(inside: Sequence[tuple[int, ...]], layers: LayerList) -> bool:
-    if not all(shape and shape[0] == layers.length for shape in inside):
+def _is_stack(prefix: str, inside: Mapping[str, tuple[int, ...]], layers: LayerList) -> bool:
+    if not all(shape and shape[0] == layers.length for shape in inside.values()):
         return False
-    sizes = [math.prod(shape[1:]) for shape in inside]
-    # As many elements, and none smaller than it is in one layer: layers that lie side by side are no stack.
-    return sum(sizes) == layers.size and max(sizes) >= layers.largest
+    sizes = [math.prod(shape[1:]) for shape in inside.values()]
+    if sum(sizes) != layers.size:
+        return False
+    # None is smaller than it is in one layer, but for what torch packs: layers that lie side by side are no stack.
+    packed = _MOST_PACKED * max(sizes) >= layers.largest and not _side_by_side(prefix, inside, layers.length)
+    return max(sizes) >= layers.largest or packed
+
+
+def _side_by_side(prefix: str, inside: Mapping[str, tuple[int, ...]], count: int) -> bool:
+    """Whether the arrays under ``prefix`` are those of ``count`` like modules."""
+    modules: dict[str, list[tuple[int, ...]]] = {}
+    for path, shape in inside.items():
+        modules.setdefault(path.removeprefix(f"{prefix}.").partition(".")[0], []).append(shape)
+    return len(modules) == count and len({tuple(sorted(shapes)) for shapes in modules.values()}) == 1
 
 
 def _prefixes(path: str) -> list[str]:

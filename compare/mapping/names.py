@@ -28,6 +28,8 @@ _SYNONYMS = {
     "weight": "weight kernel w scale gamma", "bias": "bias b beta", "shortcut": "shortcut downsample skip",
 }  # fmt: skip
 _CANONICAL = {word: name for name, words in _SYNONYMS.items() for word in words.split()}
+# Words that are written together with the word before.
+_ENDINGS = ("block", "layer", "norm", "head", "embedding", "embed", "attention", "attn", "proj", "conv")
 # Words that say of what class a module is, which many modules of one net share.
 _CLASS_WORDS = frozenset({"linear", "conv", "convtranspose", "norm", "recurrent", "weight", "bias", "layer"})
 
@@ -51,10 +53,20 @@ class Component:
     own: bool
 
 
+def _compound(part: str) -> list[str]:
+    """The word, or the two of one written together: "encoderblock", "patchembed"."""
+    word = part.lower()
+    if word not in _CANONICAL:
+        for end in _ENDINGS:
+            if len(word) >= len(end) + 3 and word.endswith(end):
+                return [part[: -len(end)], end]
+    return [part]
+
+
 @lru_cache(maxsize=4096)
 def _words(text: str) -> tuple[str, ...]:
     whole = text.replace("_", "").lower()
-    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", text)
+    parts = [word for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", text) for word in _compound(part)]
     letter = _CANONICAL.get(parts[-1].lower()) if len(parts) > 1 and len(parts[-1]) == 1 else None
     if whole in _CANONICAL and letter in (None, _CANONICAL[whole]):  # "to_k" is a key, and no token
         return (_CANONICAL[whole],)
@@ -117,6 +129,11 @@ class Names:
             found += [Component(word, "", None, 0, False) for word in before]
             found.append(Component(last, f"{stem}{'' if number is None else number}", rank, len(ranks), own))
         return tuple(found)
+
+    def last_words(self, name: str) -> tuple[str, ...]:
+        """The words of the last dotted part: (query, linear) of "attn.q_proj"."""
+        stem, _, _ = self._levels[name][-1]
+        return _words(stem)
 
 
 def similarity(ours: tuple[Component, ...], theirs: tuple[Component, ...]) -> float:

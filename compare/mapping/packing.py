@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from compare.mapping.conventions import Move, Piece, Slot, make_rule, moves
 from compare.mapping.flax_units import Holder
-from compare.mapping.names import Names, similarity
+from compare.mapping.names import Names
 from compare.mapping.rules import Part, Rule
 from compare.mapping.torch_units import Unit
 
-__all__ = ["Packed", "pack", "pack_attention"]
+__all__ = ["Packed", "join", "pack", "split"]
 
 Item = TypeVar("Item", Unit, Holder)
 
@@ -30,35 +30,13 @@ class Packed:
     options: tuple[tuple[Rule, ...], ...]
 
 
-def pack_attention(units: Sequence[Unit], holders: Sequence[Holder]) -> list[Packed]:
-    """Packed torch layers for which Flax has siblings called query, key and value, where torch has none so called."""
-    ours, theirs = Names({u.name: u.kind for u in units}), Names({h.name: h.kind for h in holders})
-    if any(component.word == "query" for unit in units for component in ours.components(unit.name)):
-        return []
-    groups = []
-    for _, siblings in itertools.groupby(holders, lambda holder: holder.name.rpartition(".")[0]):
-        family = {theirs.components(holder.name)[-1].word: holder for holder in siblings}
-        if {"query", "key", "value"} <= set(family):
-            groups.append([family["query"], family["key"], family["value"]])
-    found = []
-    for unit in units:
-        fitting = [(group, options) for group in groups if (options := _split(unit, group))]
-        if not fitting:
-            continue
-        mine = ours.components(unit.name)
-        group, options = max(fitting, key=lambda pair: similarity(mine, theirs.components(pair[0][0].name)))
-        found.append(Packed((unit,), tuple(group), options))
-        groups = [other for other in groups if other is not group]
-    return found
-
-
 def pack(units: Sequence[Unit], holders: Sequence[Holder]) -> list[Packed]:
     """Every packed layer among what has found no counterpart as a whole."""
     found: list[Packed] = []
     free = list(holders)
     for unit in units:
         for group in _groups([holder for holder in free if "weight" in holder.slots]):
-            options = tuple(way for order in _orders(group) for way in _split(unit, order))
+            options = tuple(way for order in _orders(group) for way in split(unit, order))
             if options:
                 found.append(Packed((unit,), tuple(group), options))
                 free = [holder for holder in free if holder not in group]
@@ -66,7 +44,7 @@ def pack(units: Sequence[Unit], holders: Sequence[Holder]) -> list[Packed]:
     left = [unit for unit in units if not any(unit in packed.units for packed in found)]
     for holder in free:
         for several in _groups([unit for unit in left if "weight" in unit.pieces]):
-            rules = _join(several, holder)
+            rules = join(several, holder)
             if rules:
                 found.append(Packed(tuple(several), (holder,), (rules,)))
                 left = [unit for unit in left if unit not in several]
@@ -97,7 +75,7 @@ def _meaning(names: Names, name: str) -> int:
     return min((_ORDER[c.word] for c in names.components(name) if c.word in _ORDER), default=len(_ORDER))
 
 
-def _split(unit: Unit, group: Sequence[Holder]) -> tuple[tuple[Rule, ...], ...]:
+def split(unit: Unit, group: Sequence[Holder]) -> tuple[tuple[Rule, ...], ...]:
     """Ways to fill ``group`` from one packed torch unit: one after the other, or interleaved head by head."""
     weight = unit.pieces.get("weight")
     if weight is None or weight.kind not in ("linear", "array") or weight.part or len(weight.shape) != 2:
@@ -166,7 +144,7 @@ def _rule_with_heads(piece: Piece, slot: Slot, axis: int) -> Rule | None:
     return make_rule(piece, slot, move)
 
 
-def _join(several: Sequence[Unit], holder: Holder) -> tuple[Rule, ...] | None:
+def join(several: Sequence[Unit], holder: Holder) -> tuple[Rule, ...] | None:
     """Several torch units side by side in one Flax kernel."""
     slot = holder.slots.get("weight")
     pieces = [unit.pieces["weight"] for unit in several]

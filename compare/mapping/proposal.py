@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from compare.mapping.attention import pack_attention
 from compare.mapping.draft import Draft, Orders
 from compare.mapping.flax_units import Holder, LayerList, flax_holders, unstacked
 from compare.mapping.given import Given, given_rules
 from compare.mapping.leaves import torch_leaves
-from compare.mapping.packing import pack, pack_attention
+from compare.mapping.packing import pack
 from compare.mapping.torch_units import NEVER_IN_FLAX, Unit, torch_units
 from compare.mapping.weight_mapping import WeightMapping
 

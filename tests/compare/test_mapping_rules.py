@@ -34,6 +34,27 @@ class Apart(nn.Module):
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(5, 4) for _ in range(3))
 
 
+class BothKinds(nn.Module):
+    """Attention packed in the layers of the trunk, and torch's own in the pooling at the end, all of one width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(PackedWithOutput() for _ in range(3))
+        self.pool = nn.MultiheadAttention(6, 2)
+
+
+class PackedWithOutput(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(6, 18), nn.Linear(6, 6)
+
+
+class ApartWithOutput(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(6, 6) for _ in range(4))
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -44,6 +65,9 @@ class Tied(nn.Module):
 HEADS: Shapes = {"out.kernel": (2, 3, 6), "out.bias": (6,)}
 for _name in ("query", "key", "value"):
     HEADS |= {f"{_name}.kernel": (6, 2, 3), f"{_name}.bias": (2, 3)}
+POOL: Shapes = {f"MAPHead_0.MultiHeadDotProductAttention_0.{leaf}": shape for leaf, shape in HEADS.items()}
+IN_TRUNK: Shapes = {f"encoderblock.attn.{leaf}": (3, *shape) for leaf, shape in HEADS.items()}
+IN_LIST: Shapes = {f"encoderblock_{i}.attn.{leaf}": shape for i in range(3) for leaf, shape in HEADS.items()}
 PER_GATE: Shapes = {}
 for _gate in GATES:
     PER_GATE |= {f"cell.i{_gate}.kernel": (3, 4), f"cell.h{_gate}.kernel": (4, 4)}
@@ -58,6 +82,12 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Shapes]] = {
     ),
     "packed in torch": (Packed, {f"attn.{k}": s for k, s in HEADS.items()}),
     "packed in Flax": (Apart, {"c_attn.kernel": (5, 12), "c_attn.bias": (12,)}),
+    "packed in Flax, an output of a query's shape": (
+        ApartWithOutput,
+        {"qkv.kernel": (6, 18), "qkv.bias": (18,), "proj.kernel": (6, 6), "proj.bias": (6,)},
+    ),
+    "packed in some layers": (BothKinds, IN_LIST | POOL),
+    "packed in stacked layers": (BothKinds, IN_TRUNK | POOL),
     "LSTM, gates apart, biases merged": (
         lambda: nn.LSTM(3, 4),
         PER_GATE | {f"cell.h{g}.bias": (4,) for g in GATES},

@@ -284,8 +284,9 @@ class FlaxChannels(nnx.Module):
         return self.fc(h.mean((1, 2)))
 
 
-def test_masks_follow_the_layout_of_images(seeded: Any, rows: Any) -> None:
-    inputs = compare.Inputs(torch=rows(3, 2, 5, 6), flax=lambda x: x.transpose(0, 2, 3, 1))
+@pytest.mark.parametrize("size", [(5, 6), (7, 7)])  # of the second no shape tells: 5 channels, 5 rows, 5 columns
+def test_masks_follow_the_layout_of_images(seeded: Any, rows: Any, size: tuple[int, int]) -> None:
+    inputs = compare.Inputs(torch=rows(3, 2, *size), flax=lambda x: x.transpose(0, 2, 3, 1))
     report = compare.check(seeded(TorchChannels), FlaxChannels((1, 2)), inputs, mode="train")
     assert report.passed, report.text()
     wrong = compare.check(seeded(TorchChannels), FlaxChannels((1,)), inputs, mode="train")
