@@ -35,7 +35,8 @@ class Recorder:
         files: further ones that are known before training, texts by name.
 
     Raises:
-        UsageError: in all processes: the folder can't be written, or holds a run that can't be resumed.
+        UsageError: in all processes: the folder can't be written, or holds a run that can't be resumed or is
+            under way in another process.
     """
 
     def __init__(self, directory: RunDirectory, config: TrainConfig, files: Mapping[str, str] | None = None) -> None:
@@ -53,9 +54,17 @@ class Recorder:
 
     def _begin(self) -> bytes:
         """Makes a new folder, or sees that the one there can be gone on with."""
-        directory, config = self._directory, self._config
-        if config.tensorboard:
+        if self._config.tensorboard:
             refuse_without_writer()
+        self._directory.claim()
+        try:
+            return self._made_or_found()
+        except BaseException:
+            self._directory.release()
+            raise
+
+    def _made_or_found(self) -> bytes:
+        directory, config = self._directory, self._config
         recorded = directory.recorded() if config.resume else None
         if recorded is None:
             directory.create(config.to_json(), self._files)
@@ -132,6 +141,7 @@ class Recorder:
             self._board.close()
         with suppress(CheckpointError):  # what ended the run matters more
             self.wait()
+        self._directory.release()
 
     def close(self, run: Run, summary: dict[str, object]) -> None:
         """Writes weights and, last, the summary, which marks the run as finished."""

@@ -1,5 +1,6 @@
 """The folder of one run: its settings, metrics, summary, weights and checkpoints. Never overwrites a run."""
 
+import fcntl
 import json
 import os
 import tempfile
@@ -25,11 +26,42 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._claim: int | None = None
+
+    def claim(self) -> None:
+        """Makes the folder, and keeps other processes from writing into it until ``release`` or the process's end.
+
+        The lock is the kernel's, on the folder itself: of a process that was killed nothing stays behind.
+
+        Raises:
+            UsageError: the folder can't be made, or another process writes into it.
+        """
+        self._refuse_file()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._claim = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise UsageError(f"{self.path}: expected a folder to write to, found: {error.strerror or error}") from error
+        try:
+            fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise UsageError(
+                f"{self.path}: expected a run directory of its own, found another process that writes into it; wait "
+                "for its end, or name another"
+            ) from None
+        except OSError:  # a network's file system that knows no locks on folders
+            pass
+
+    def release(self) -> None:
+        """Lets other processes write into the folder."""
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     def refuse_existing(self) -> None:
         """Raises a ``UsageError`` if the folder holds a run already, or is no folder."""
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"{self.path}: expected a folder or nothing, found a file")
+        self._refuse_file()
         found = [name for name in (CONFIG, METRICS, SUMMARY, WEIGHTS, CHECKPOINTS) if (self.path / name).exists()]
         if found:
             raise UsageError(
@@ -38,16 +70,12 @@ class RunDirectory:
             )
 
     def create(self, config: dict[str, object], files: Mapping[str, str]) -> None:
-        """Makes the folder and writes ``config.json`` and ``files``, texts by name.
+        """Writes ``config.json`` and ``files``, texts by name, into the folder that ``claim`` made.
 
         Raises:
             UsageError: the folder holds a run already, or can't be written.
         """
         self.refuse_existing()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"{self.path}: expected a folder to write to, found: {error.strerror or error}") from error
         self._describe(config, files)
 
     def recorded(self) -> dict[str, Any] | None:
@@ -99,6 +127,10 @@ class RunDirectory:
         self._write(METRICS, lambda path: path.write_text(text))
         # Of a run that was finished and now goes on; last, so that they are still there if the disk was full.
         self._remove(self.path / SUMMARY, self.path / WEIGHTS)
+
+    def _refuse_file(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path}: expected a folder or nothing, found a file")
 
     def append_metrics(self, line: dict[str, object]) -> None:
         """Adds one line to ``metrics.jsonl``."""

@@ -140,3 +140,17 @@ def test_a_full_disk_while_a_finished_run_goes_on_spares_its_results(
     assert (tmp_path / "weights.safetensors").read_bytes() == weights
     assert (tmp_path / "summary.json").exists()
     assert len(fit(net, DATA, longer, progress=False).history) == 3
+
+
+def test_one_process_at_a_time_writes_into_a_folder(tmp_path: Path) -> None:
+    """The lock is of the open folder, so that a second opening in this process stands for another process."""
+    other = RunDirectory(tmp_path)
+    other.claim()
+    with pytest.raises(UsageError, match="found another process that writes into it"):
+        train(tmp_path)
+    assert not any(tmp_path.iterdir())
+    other.release()
+    train(tmp_path)
+    with pytest.raises(UsageError, match="one that is finished"):
+        train(tmp_path)
+    RunDirectory(tmp_path).claim()  # neither the run that ended nor the one that was refused still holds it
