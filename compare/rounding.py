@@ -16,7 +16,7 @@ from compare.legs.flax_leg import FlaxLeg
 from compare.legs.run import Case, Reduce, Run
 from compare.legs.torch_leg import TorchLeg
 from compare.result import Leaf
-from compare.verdict import PRECISION_FACTOR, compare_arrays, deviation, least_spread
+from compare.verdict import GRADIENT_PRECISION_FACTOR, compare_arrays, deviation, least_spread
 
 __all__ = ["PERTURBED_RUNS", "flax_in_working_precision", "moved_by_rounding", "spreads", "working_precision"]
 
@@ -88,7 +88,7 @@ def flax_in_working_precision(
         if expected is None or expected.shape != array.shape:
             return
         standard = error32 is not None and bool(np.isfinite(expected).all())
-        room = PRECISION_FACTOR * float(getattr(error32, field)[path]) if standard else np.inf
+        room = GRADIENT_PRECISION_FACTOR * float(getattr(error32, field)[path]) if standard else np.inf
         name = path if field == "parameter_gradients" else f"input {path}"
         leaves[name] = compare_arrays(f"gradient of {name}", expected, array, room)
 

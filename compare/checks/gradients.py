@@ -12,9 +12,11 @@ from compare.evidence import Evidence
 from compare.legs.run import Flow, Run, flow, zeros_for_none
 from compare.result import CheckResult, Leaf
 from compare.structure import flatten, is_floating
-from compare.verdict import seen_in_float64
+from compare.verdict import NOT_FINITE_ALIKE, seen_in_float64
 
-__all__ = ["check_gradients", "gradient_flow"]
+__all__ = ["check_gradients", "gradient_flow", "not_finite"]
+
+_NOT_FINITE = "on probes where the port's gradient is not finite and torch's is, as at a norm of exact zeros"
 
 
 def check_gradients(evidence: Sequence[Evidence], strict: bool) -> CheckResult:
@@ -33,10 +35,26 @@ def check_gradients(evidence: Sequence[Evidence], strict: bool) -> CheckResult:
         unjudged = "whole numbers are returned, which take none and do not show small differences"
     if unjudged:
         return CheckResult("gradients", "skipped", unjudged)
-    found = [(item, item.once("gradients", functools.partial(_leaves, item))) for item in used]
+    found = [_set_apart(item, item.once("gradients", functools.partial(_leaves, item))) for item in used]
     result = judge("gradients", found, "gradients", strict)
     notes = _flow_notes(used)
     return dataclasses.replace(result, detail=". ".join([result.detail, *notes])) if notes else result
+
+
+def not_finite(item: Evidence, leaf: Leaf) -> bool:
+    """Whether the port's gradient is not finite where torch's is, on other weights than the user's.
+
+    torch defines the gradient of a norm of exact zeros, JAX does not: weights of the check's own, and a saturated
+    activation, bring a whole channel there.
+    """
+    return not item.case.name.startswith("given weights") and leaf.detail.endswith(NOT_FINITE_ALIKE)
+
+
+def _set_apart(item: Evidence, leaves: list[Leaf]) -> tuple[Evidence, list[Leaf]]:
+    differing = [leaf for leaf in leaves if not leaf.agrees]
+    if item.case.aside or not differing or not all(not_finite(item, leaf) for leaf in differing):
+        return item, leaves
+    return dataclasses.replace(item, case=dataclasses.replace(item.case, aside=_NOT_FINITE)), leaves
 
 
 def gradient_flow(evidence: Sequence[Evidence]) -> dict[str, dict[str, Flow]]:

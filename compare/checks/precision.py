@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from compare.checks.gradients import not_finite
 from compare.evidence import Evidence
 from compare.legs.run import TIES, Case
 from compare.result import CheckResult, Leaf
@@ -27,7 +28,8 @@ def check_precision(evidence: Sequence[Evidence], same_function: bool, strict: b
         return CheckResult("precision", "skipped", "how accurate float32 is can be told once float64 agrees")
     ordinary = _leaves([item for item in evidence if strict or not _extreme(item.case)])
     extreme = _leaves([item for item in evidence if not strict and _extreme(item.case)])
-    ordinary += [leaf for leaf in extreme if leaf.detail]  # not finite where torch is: a guard is missing
+    # Outputs that are not finite where torch's are: a guard is missing. Of gradients see ``not_finite``.
+    ordinary += [leaf for leaf in extreme if leaf.detail and not leaf.path.startswith("gradient of ")]
     leaves = list(worst(ordinary + extreme).values())
     if not leaves:
         return CheckResult("precision", "skipped", "no floating-point output to compare in float32")
@@ -63,7 +65,8 @@ def _leaves(evidence: Sequence[Evidence]) -> list[Leaf]:
 
 def float32_errors(item: Evidence) -> tuple[list[Leaf], list[Leaf]]:
     """Flax's float32 errors of outputs and of gradients in one case."""
-    return item.once("precision", lambda: _errors(item))
+    outputs, gradients = item.once("precision", lambda: _errors(item))
+    return outputs, [leaf for leaf in gradients if not not_finite(item, leaf)]
 
 
 def _errors(item: Evidence) -> tuple[list[Leaf], list[Leaf]]:

@@ -1,7 +1,6 @@
 """``compare.check_dropout``: does a Flax model drop what torch drops, as often, as independently, and never in eval?"""
 
 import contextlib
-import copy
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from compare.cases import torch_call
 from compare.evidence import sentence_of
 from compare.laws.masks import FlaxMask, FlaxModel, TorchDropout, torch_dropouts
 from compare.laws.statistics import FALSE_ALARMS, Alarm, binomial, correlation
+from compare.legs.copying import copied
 from compare.legs.dropout import MaskMismatchError
 from compare.legs.flax_function import flax_function
 from compare.legs.flax_leg import FlaxLeg
@@ -60,7 +60,7 @@ def check_dropout(
     if calls < 2:
         raise UsageError(f"calls: expected at least 2, found {calls}")
     port = torch_model if isinstance(torch_model, Port) else Port(torch_model, flax_model, inputs, **fields)
-    model = copy.deepcopy(port.torch_model).cpu().double().train()
+    model = copied(port.torch_model).cpu().double().train()
     try:
         expected = torch_dropouts(model, torch_call(port))
     except Exception as error:

@@ -4,7 +4,6 @@ The copy's parameters hold numbers from the first run until ``unload``: a leg th
 """
 
 import contextlib
-import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -15,6 +14,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from compare.case_weights import Held, Replaced
+from compare.legs.copying import copied
 from compare.legs.dropout import TorchMasks
 from compare.legs.dtypes import shared_16_bit_type
 from compare.legs.lookups import Lookup, Lookups
@@ -68,7 +68,7 @@ class TorchLeg:
         self.mode = mode
         self.select = select
         self.loss = loss
-        own = copy.deepcopy(model, {id(p): hollow(p) for p in model.parameters() if type(p) is torch.nn.Parameter})
+        own = copied(model, {id(p): hollow(p) for p in model.parameters() if type(p) is torch.nn.Parameter})
         own = own.cpu()
         # The working precision is the one that the model holds; a model in float64 is used in float32 by its port.
         self.low = shared_16_bit_type([p.dtype for p in own.parameters()]) if precision == "float32" else None

@@ -1,6 +1,5 @@
 """The torch training loop: forward, backward, clip, step, as people write it; in float64, on copies."""
 
-import copy
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from compare.legs.copying import copied
 from compare.legs.run import Case, Run
 from compare.legs.torch_leg import TorchLeg
 from compare.result import UsageError
@@ -56,7 +56,7 @@ class _Loop:
         self.port = training.port
         self.leg = TorchLeg(self.port.torch_model, "float64", self.port.mode, self.port.torch_select, loss=_unset)
         # The optimiser works on parameters of its own: the leg loads what it is told, perturbed or not.
-        self.model = copy.deepcopy(self.port.torch_model).cpu().to(torch.float64).train(self.port.mode == "train")
+        self.model = copied(self.port.torch_model).cpu().to(torch.float64).train(self.port.mode == "train")
         self.parameters = dict(self.model.named_parameters())
         self.buffers: Arrays = {name: to_numpy(buffer) for name, buffer in self.model.named_buffers()}
         made = training.torch_optimizer(list(self.model.parameters()))

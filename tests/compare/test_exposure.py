@@ -80,6 +80,18 @@ MIDDLES: dict[str, tuple[Function, Function, int, str]] = {
     "NaN at values of 1e5": (same, lambda x: jnp.where(jnp.abs(x) > 3e4, jnp.nan, x), 4, "failed"),
     "an exponential without a guard in torch": (lambda x: (1 + x.exp()).log(), jax.nn.softplus, 4, "passed"),
     "an exponential without a guard": (F.softplus, lambda x: jnp.log(1 + jnp.exp(x)), 4, "failed"),
+    "the norm of what saturates at zero": (
+        lambda x: F.gelu(x).unsqueeze(-1).norm(dim=-1),
+        lambda x: jnp.sqrt(jnp.square(jax.nn.gelu(x, approximate=False))),
+        4,
+        "passed",
+    ),
+    "the norm of zeros on the user's own weights": (
+        lambda x: x + (0 * x).unsqueeze(-1).norm(dim=-1),
+        lambda x: x + jnp.sqrt(jnp.square(0 * x)),
+        4,
+        "failed",
+    ),
     "while loop": (lambda x: x / 8, loop, 4, "passed"),
     "while loop of another length": (lambda x: x / 4, loop, 4, "failed"),
 }
