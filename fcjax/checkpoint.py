@@ -3,7 +3,6 @@
 RUN/checkpoints/000001200       the state after 1200 steps, in Orbax's format: arrays and JSON, nothing pickled
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -19,6 +18,7 @@ import numpy as np
 
 from fcjax.agreement import by_first, everyone
 from fcjax.config import UsageError
+from fcjax.digests import array_digest
 
 if TYPE_CHECKING:
     from orbax.checkpoint import v1 as ocp
@@ -50,11 +50,7 @@ class Snapshot:
 
     def digest(self) -> str:
         """SHA-256 of everything in it."""
-        total = hashlib.sha256(json.dumps([self.step, self.facts, self.score], sort_keys=True).encode())
-        for name, array in sorted(self.arrays.items()):
-            total.update(f"{name} {array.dtype.name} {array.shape}".encode())
-            total.update(np.ascontiguousarray(array).view(np.uint8) if array.shape else array.tobytes())
-        return total.hexdigest()
+        return array_digest(self.arrays, json.dumps([self.step, self.facts, self.score], sort_keys=True))
 
 
 class Checkpoints:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from fcjax.config import UsageError
 from fcjax.datasets import DataError, Dataset, Preprocessing, Scaling
 from fcjax.datasets.features import Encoding, from_json
+from fcjax.digests import array_digest, text_digest
 from fcjax.tasks import ModelSpec
 
 __all__ = ["Run", "describe_run", "load_run"]
@@ -134,7 +135,8 @@ def load_run(path: str | PathLike[str]) -> Run:
     """
     folder = Path(path)
     try:
-        return _loaded(folder)
+        run = _loaded(folder)
+        _refuse_changed(folder)
     except (UsageError, DataError):
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # a field is missing, or is another thing
@@ -142,6 +144,7 @@ def load_run(path: str | PathLike[str]) -> Run:
             f"{folder / MODEL}: expected the description of a run, found one that is damaged "
             f"({type(error).__name__}: {error})"
         ) from None
+    return run
 
 
 def _loaded(folder: Path) -> Run:
@@ -166,6 +169,16 @@ def _loaded(folder: Path) -> Run:
     )
 
 
+def _refuse_changed(folder: Path) -> None:
+    """Raises a ``UsageError`` where a file that says what the weights mean is not the one they were written with."""
+    with safe_open(folder / WEIGHTS, framework="numpy") as weights:
+        digests = weights.metadata()
+    for name in (MODEL, PREPROCESSING):
+        file = folder / name
+        if name in digests and text_digest(file.read_text(encoding="utf-8")) != digests[name]:
+            raise UsageError(f"{file}: expected it as {WEIGHTS} was written with it, found it changed since")
+
+
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
@@ -182,10 +195,13 @@ def _read_models(file: Path, spec: ModelSpec) -> list[nnx.Module]:
     """One model per replica, every array of it from the file and every array of the file in it."""
     try:
         with safe_open(file, framework="numpy") as weights:
-            replicas = len(json.loads(weights.metadata()["seeds"]))
+            about = weights.metadata()
+            replicas = len(json.loads(about["seeds"]))
             arrays = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{file}: expected the weights of a run, found: {error}") from None
+    if about.get("sha256", array_digest(arrays)) != array_digest(arrays):
+        raise UsageError(f"{file}: expected the weights as they were written, found them changed: is the disk damaged?")
     models = []
     for k in range(replicas):
         model = spec(nnx.Rngs(0))

@@ -15,6 +15,7 @@ from fcjax.agreement import by_first, everyone, from_first
 from fcjax.checkpoint import CheckpointError, Checkpoints
 from fcjax.config import TrainConfig, UsageError
 from fcjax.datasets import Dataset
+from fcjax.digests import array_digest, text_digest
 from fcjax.resume import fingerprint, refuse_other_settings
 from fcjax.run import Run
 from fcjax.run_directory import RunDirectory
@@ -149,8 +150,11 @@ class Recorder:
         self._rewind()
         if not self._writes:
             return
-        metadata = {"format": "fcjax", "seeds": json.dumps(run.seeds)}
-        self._directory.write_weights(named_arrays(run.state), metadata)
+        arrays = named_arrays(run.state)
+        metadata = {"format": "fcjax", "seeds": json.dumps(run.seeds), "sha256": array_digest(arrays)}
+        # The files that say what the arrays mean: a changed mean or class name would give wrong answers in silence.
+        metadata |= {name: text_digest(text) for name, text in self._files.items()}
+        self._directory.write_weights(arrays, metadata)
         self._directory.write_summary(summary)
 
 

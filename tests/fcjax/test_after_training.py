@@ -207,6 +207,25 @@ def test_a_damaged_description_is_one_sentence(words: str, digits: Path, tmp_pat
     assert words in str(e.value)
 
 
+def test_one_changed_bit_is_not_answered_from(digits: Path, tmp_path: Path) -> None:
+    """A number of the weights, and a digit of what they mean: files that can still be read."""
+    whole = {name: (digits / name).read_bytes() for name in ("config.json", "model.json", "weights.safetensors")}
+    pixels = json.loads(whole["model.json"])["input_scaling"]["mean"]
+    other = whole["model.json"].replace(str(pixels).encode(), str(pixels + 1).encode())
+    bits = bytearray(whole["weights.safetensors"])
+    bits[-100] ^= 64
+    for name, content, message in (
+        ("model.json", other, r"model\.json: expected it as .* found it changed since"),
+        ("weights.safetensors", bytes(bits), "expected the weights as they were written, found them changed"),
+    ):
+        for file, right in whole.items():
+            (tmp_path / file).write_bytes(right)
+        load_run(tmp_path)  # whole as yet
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UsageError, match=message):
+            load_run(tmp_path)
+
+
 def test_a_run_without_its_metrics_can_not_be_drawn(digits: Path, tmp_path: Path) -> None:
     for name in ("config.json", "model.json", "weights.safetensors"):
         (tmp_path / name).write_bytes((digits / name).read_bytes())
