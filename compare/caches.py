@@ -1,12 +1,13 @@
 """Ports that hold a cache for as many samples as the user's call has, as decoders do."""
 
 import contextlib
-from collections.abc import Callable
+import functools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from compare.evidence import Evidence, Gathered, Legs
+from compare.evidence import Evidence, Gathered, Legs, Step, by_torch
 from compare.legs.flax_leg import FlaxLeg
 from compare.legs.run import Case, Run
 from compare.structure import flatten
@@ -17,7 +18,7 @@ __all__ = ["beside_caches"]
 _SAMPLE_AXES = (0, 1)
 
 
-def beside_caches(gathered: Gathered, legs: Legs, keep: Callable[[Evidence], Evidence]) -> Gathered:
+def beside_caches(gathered: Gathered, legs: Legs, keep: Sequence[Step]) -> Gathered:
     """``gathered``, other batches excused that the port does take once its caches hold as many samples.
 
     What it then returns is compared as anything else. A port that breaks all the same has the number of samples in
@@ -26,23 +27,27 @@ def beside_caches(gathered: Gathered, legs: Legs, keep: Callable[[Evidence], Evi
     Args:
         gathered: all cases.
         legs: of the port.
-        keep: what is kept of a case.
+        keep: steps that bring a case to what is kept of it.
     """
     if not gathered.evidence:
         return gathered
     samples = _samples(gathered.evidence[0].case)
     made = "where the port keeps a cache for another number of samples"
+
+    def kept(item: Evidence) -> Evidence:
+        return functools.reduce(lambda item, step: step(item), keep, item)
+
     evidence, broken = [], []
     for item in gathered.evidence:
         apart = _shapes(item.flax) != _shapes(item.reference)
         run = _with_room(legs.flax64, item.case, samples) if apart else None
-        evidence.append(item if run is None else keep(replace(item, flax=run)))
-    for probe in gathered.broken:
-        run = None if probe.by_torch is None else _with_room(legs.flax64, probe.case, samples)
-        if probe.by_torch is not None and run is not None:
-            evidence.append(keep(replace(probe.by_torch, flax=run)))
-            probe = replace(probe, case=replace(probe.case, aside=made))
-        broken.append(probe)
+        evidence.append(item if run is None else kept(replace(item, flax=run)))
+    for case, sentence in gathered.broken:
+        run = _with_room(legs.flax64, case, samples)
+        if run is not None:
+            evidence.append(kept(replace(by_torch(legs, case, legs.torch64.mode, seed=0), flax=run)))
+            case = replace(case, aside=made)
+        broken.append((case, sentence))
     return replace(gathered, broken=tuple(broken), evidence=tuple(evidence))
 
 

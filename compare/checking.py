@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from compare.concessions import concede
 from compare.condensing import condensed
 from compare.constants import allow_for_constants
 from compare.diagnose import Diagnosis, diagnose, trace_places
-from compare.evidence import Evidence, Gathered, LegError, Legs, gather, sentence_of
+from compare.evidence import Evidence, Gathered, LegError, Legs, Step, gather, sentence_of
 from compare.execution import call_orders
 from compare.hypotheses.masks import mask_cause, mask_place
 from compare.hypotheses.precision import FAST_VARIANCE, low_precision_causes, rerun, without_fast_variance
@@ -109,7 +109,7 @@ def _report(port: Port) -> Report:
         results.append(CheckResult("outputs", "skipped", f"nothing was run: {hint}"))
     else:
         try:
-            keep, enough = functools.partial(_kept, legs, mapping, port), functools.partial(_enough, legs)
+            keep, enough = _steps(legs, mapping, port), functools.partial(_enough, legs)
             gathered = gather(legs, make_cases(port, legs.torch64), port.mode, port.seed, keep, enough)
             gathered, idle = _exercised(port, legs, gathered, keep)
             gathered = beside_caches(gathered, legs, keep)  # before what stops at a difference
@@ -172,9 +172,7 @@ def _mapping(port: Port, function: FlaxFunction, legs: Legs) -> WeightMapping:
 _MOST_REDRAWS = 3
 
 
-def _exercised(
-    port: Port, legs: Legs, gathered: Gathered, keep: Callable[[Evidence], Evidence]
-) -> tuple[Gathered, Idle]:
+def _exercised(port: Port, legs: Legs, gathered: Gathered, keep: Sequence[Step]) -> tuple[Gathered, Idle]:
     """The evidence, on further weights where something was never exercised, and what still was not."""
     idle = unexercised(gathered.evidence, legs.torch64)
     if any(_enough(legs, item) for item in gathered.evidence):
@@ -192,11 +190,12 @@ def _exercised(
     return gathered, idle
 
 
-def _kept(legs: Legs, mapping: WeightMapping, port: Port, item: Evidence) -> Evidence:
-    item = condensed(allow_for_constants(legs, item))
+def _steps(legs: Legs, mapping: WeightMapping, port: Port) -> tuple[Step, ...]:
+    """What every case goes through, before the next one runs."""
+    steps: list[Step] = [lambda item: condensed(allow_for_constants(legs, item))]
     if legs.torch64.large and not port.strict:  # at once, since a difference ends the check
-        (item,) = concede(legs, mapping, port.torch_model, [item])
-    return item
+        steps.append(lambda item: concede(legs, mapping, port.torch_model, [item])[0])
+    return tuple(steps)
 
 
 def _enough(legs: Legs, item: Evidence) -> bool:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from compare.checks.outputs import check_outputs
 from compare.checks.sameness import same
-from compare.condensing import condensed
+from compare.condensing import condensed, without_gradients
 from compare.constants import allow_for_tables
 from compare.evidence import Evidence, Legs, restored
 from compare.mapping.weight_mapping import WeightMapping
@@ -97,12 +98,24 @@ def concede(
     for number, item in enumerate(evidence):
         if same(item):
             continue
-        conceded = _conceded(legs, mapping, model, restored(legs, item))
+        hopeless = _differs_forward(legs, mapping, model, item)
+        conceded = None if hopeless else _conceded(legs, mapping, model, restored(legs, item))
         if conceded is not None:
             found[number] = condensed(conceded)
         elif not item.case.aside and not same(item, strict=False):
             break  # the port fails, whatever may be said of other cases
     return tuple(found)
+
+
+def _differs_forward(legs: Legs, mapping: WeightMapping, model: torch.nn.Module, item: Evidence) -> bool:
+    """Whether a large model's outputs differ whatever is conceded; told without gradients, which are as large as it."""
+    if not legs.torch64.large or check_outputs([item], strict=True).status != "failed":
+        return False
+    case = dataclasses.replace(item.case, cotangents={})
+    forward = dataclasses.replace(
+        item, case=case, reference=without_gradients(item.reference), flax=without_gradients(item.flax), condensed=False
+    )
+    return _conceded(legs, mapping, model, forward) is None
 
 
 def _conceded(legs: Legs, mapping: WeightMapping, model: torch.nn.Module, item: Evidence) -> Evidence | None:

@@ -14,7 +14,7 @@ from compare.evidence import Evidence
 from compare.legs.run import Run
 from compare.profile import gradient_norms, worst_array
 
-__all__ = ["condensed"]
+__all__ = ["condensed", "without_gradients"]
 
 
 def condensed(item: Evidence) -> Evidence:
@@ -24,14 +24,15 @@ def condensed(item: Evidence) -> Evidence:
     reached_rows(item), gradient_flow([item]), gradient_norms(item), worst_array([item])
     light = dataclasses.replace(
         item,
-        reference=_without_gradients(item.reference),
-        flax=_without_gradients(item.flax),
-        numpy=None if item.numpy is None else _without_gradients(item.numpy),
+        reference=without_gradients(item.reference),
+        flax=without_gradients(item.flax),
+        numpy=None if item.numpy is None else without_gradients(item.numpy),
         condensed=True,
     )
     light.compared.update(item.compared)
     return light
 
 
-def _without_gradients(run: Run) -> Run:
+def without_gradients(run: Run) -> Run:
+    """``run`` with its outputs and statistics alone."""
     return dataclasses.replace(run, parameter_gradients={}, input_gradients={})

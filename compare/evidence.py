@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,11 +19,12 @@ from compare.rounding import flax_in_working_precision, moved_by_rounding, worki
 from compare.verdict import SAMENESS_FACTOR, compare_arrays, spread
 
 __all__ = [
-    "Broken",
     "Evidence",
     "Gathered",
     "LegError",
     "Legs",
+    "Step",
+    "by_torch",
     "gather",
     "restored",
     "sentence_of",
@@ -105,21 +106,6 @@ class Evidence:
 
 
 @dataclasses.dataclass(frozen=True)
-class Broken:
-    """A probe that torch takes and the port does not.
-
-    Args:
-        case: the probe.
-        sentence: what happened.
-        by_torch: what torch says about it, where only outputs are compared.
-    """
-
-    case: Case
-    sentence: str
-    by_torch: Evidence | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class Gathered:
     """What all runs gave.
 
@@ -127,12 +113,15 @@ class Gathered:
         evidence: the cases that ran on every leg.
         refused: probes that say nothing, by name with the reason: torch itself refuses them, or a function of the
             user's that brings one layout to the other does.
-        broken: probes that torch takes and the port does not.
+        broken: probes that torch takes and the port does not: the case, and what happened.
     """
 
     evidence: tuple[Evidence, ...] = ()
     refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    broken: tuple[Broken, ...] = ()
+    broken: tuple[tuple[Case, str], ...] = ()
+
+
+Step = Callable[[Evidence], Evidence]
 
 
 def gather(
@@ -140,7 +129,7 @@ def gather(
     cases: Iterable[Case],
     mode: str,
     seed: int,
-    keep: Callable[[Evidence], Evidence] = lambda item: item,
+    keep: Sequence[Step] = (),
     enough: Callable[[Evidence], bool] = lambda item: False,
 ) -> Gathered:
     """Runs every leg on every case.
@@ -150,7 +139,7 @@ def gather(
         cases: from ``make_cases``, the user's own first.
         mode: "eval" or "train"; in training mode torch's masks are recorded and replayed.
         seed: of cotangents, masks and perturbations.
-        keep: what is kept of a case.
+        keep: steps that bring a case to what is kept of it, one after the other: what one drops is gone in the next.
         enough: whether a case, as it is kept, makes further ones needless.
 
     Raises:
@@ -161,20 +150,12 @@ def gather(
     """
     evidence: list[Evidence] = []
     refused: dict[str, str] = {}
-    broken: list[Broken] = []
+    broken: list[tuple[Case, str]] = []
     for number, case in enumerate(cases):
         try:
-            item = _by_torch(legs, case, mode, seed + 100 * number, first=number == 0)
-        except (UsageError, UnseenMaskError):
+            item = _by_the_port(legs, by_torch(legs, case, mode, seed + 100 * number, first=number == 0))
+        except (UsageError, UnseenMaskError, MaskMismatchError):
             raise
-        except Exception as error:
-            if number == 0:
-                raise UsageError(f"the torch model does not take these inputs: {sentence_of(error)}") from error
-            refused[case.name] = sentence_of(error)
-            continue
-        case = item.case
-        try:
-            evidence.append(keep(_by_the_port(legs, item)))
         except LayoutError as error:
             if number == 0:
                 raise UsageError(str(error)) from error
@@ -182,15 +163,23 @@ def gather(
         except LegError as error:
             if number == 0:
                 raise
-            broken.append(Broken(case, str(error), item if case.forward_only else None))
-        del item  # not kept while the next case runs
-        give_back()
-        if evidence and enough(evidence[-1]):
-            break
+            broken.append((case, str(error)))
+        except Exception as error:
+            if number == 0:
+                raise UsageError(f"the torch model does not take these inputs: {sentence_of(error)}") from error
+            refused[case.name] = sentence_of(error)
+        else:
+            for step in keep:
+                item = step(item)
+            evidence.append(item)
+            del item  # not kept while the next case runs
+            give_back()
+            if enough(evidence[-1]):
+                break
     return Gathered(tuple(evidence), refused, tuple(broken))
 
 
-def _by_torch(legs: Legs, case: Case, mode: str, seed: int, first: bool) -> Evidence:
+def by_torch(legs: Legs, case: Case, mode: str, seed: int, first: bool = False) -> Evidence:
     """All that torch says about a case; what Flax says is not there yet."""
     case, reference = _reference(legs.torch64, case, mode, seed)
     if first:

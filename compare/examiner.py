@@ -13,6 +13,7 @@ from compare.evidence import Evidence, Legs
 from compare.hypotheses.call_arguments import tensors_of
 from compare.hypotheses.edit import BOUNDARIES, Calls, CallSite, Edit, Hypothesis
 from compare.hypotheses.tape import Tape, UnsureError
+from compare.legs.memory import give_back
 from compare.legs.run import Case, Reduce, Run, zeros_for_none
 from compare.legs.watch import Checkpoint
 from compare.mapping.weight_mapping import WeightMapping
@@ -72,6 +73,7 @@ class Examiner:
         self.case: Case = evidence.case
         self.flax_run = legs.flax64.run(self.case) if evidence.condensed else evidence.flax
         self.found: tuple[Checkpoint, ...] = legs.flax64.trace(self.case)
+        give_back()
         self.reruns = 0.0
         self.fed: dict[int, list[np.ndarray]] = {}
         calls = Calls(self.leg.model, recording=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from compare.checks.judge import compare_runs, judge
-from compare.evidence import Broken, Evidence
-from compare.legs.run import TIES
+from compare.evidence import Evidence
+from compare.legs.run import TIES, Case
 from compare.result import CheckResult, Leaf
 from compare.verdict import own_rounding
 
@@ -69,12 +69,12 @@ def _leaves(item: Evidence) -> list[Leaf]:
     return leaves
 
 
-def with_broken(result: CheckResult, broken: Sequence[Broken], strict: bool) -> CheckResult:
+def with_broken(result: CheckResult, broken: Sequence[tuple[Case, str]], strict: bool) -> CheckResult:
     """``result``, worse where the port does not run on calls that torch takes."""
-    serious = [probe.sentence for probe in broken if strict or not probe.case.aside]
+    serious = [sentence for case, sentence in broken if strict or not case.aside]
     if serious:
         return dataclasses.replace(result, status="failed", detail=". ".join([result.detail, *serious]))
     if broken and result.status in ("passed", "noted", "constants"):
-        details = [result.detail, *(probe.sentence for probe in broken)]
+        details = [result.detail, *(sentence for _, sentence in broken)]
         return dataclasses.replace(result, status="noted", detail=". ".join(details))
     return result
