@@ -5,6 +5,7 @@ import csv
 import gc
 import importlib
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence, Set
 from contextlib import contextmanager, redirect_stderr, suppress
@@ -145,6 +146,7 @@ def train(config: TrainConfig, given: Set[str] = frozenset()) -> None:
 def _train(config: TrainConfig, dataset: "Dataset", preprocessing: "Preprocessing | None") -> None:
     """The part that needs jax."""
     from fcjax.compilation_cache import use_compilation_cache
+    from fcjax.distributed import LostProcessError
     from fcjax.prediction import describe_run, load_run
     from fcjax.tasks import model_and_loss
     from fcjax.teachers import with_soft_targets
@@ -160,6 +162,12 @@ def _train(config: TrainConfig, dataset: "Dataset", preprocessing: "Preprocessin
         fit(model, dataset, config, loss=loss, files=describe_run(model, dataset, preprocessing))
     except TrainingInterrupted as stop:
         _leave(f"fcjax: {stop}; to go on, add --resume --run-dir {config.run_dir}", SIGNAL + stop.signum)
+    except LostProcessError as lost:
+        # On the usual way out JAX would ask the lost process to agree to the end, and abort with a page of its own.
+        print(f"fcjax: {lost}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(WRONG_USAGE)
 
 
 def predict(run: RunFolder, /, file: Path, out: Path | None = None) -> None:

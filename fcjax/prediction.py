@@ -24,7 +24,7 @@ __all__ = ["Run", "describe_run", "load_run"]
 
 FORMAT = "fcjax model 1"
 MODEL, PREPROCESSING, WEIGHTS = "model.json", "preprocessing.json", "weights.safetensors"
-ROWS = 1000  # at once
+ROWS = 500  # at once
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,17 @@ class Run:
         return jnp.asarray(x if self.input_scaling is None else self.input_scaling.apply(x))
 
     def predict_each(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
-        """What each replica says: probabilities ``(replicas, n, classes)``, or values ``(replicas, n, outputs)``."""
+        """What each replica says: probabilities ``(replicas, n, classes)``, or values ``(replicas, n, outputs)``.
+
+        The answer for a row is the same to the last bit whatever rows stand beside it.
+        """
         x = self.network_inputs(inputs)
+        # Blocks of one size: how a sum is rounded depends on the number of rows, and a row's answer must not.
+        padded = jnp.pad(x, [(0, -len(x) % ROWS), *[(0, 0)] * (x.ndim - 1)])
+        blocks = [padded[i : i + ROWS] for i in range(0, len(padded), ROWS)]
         results = []
         for model in self.models:
-            parts = [np.asarray(model(x[i : i + ROWS])) for i in range(0, len(x), ROWS)]
-            outputs = np.concatenate(parts)
+            outputs = np.concatenate([np.asarray(model(block)) for block in blocks])[: len(x)]
             if self.task == "classification":
                 outputs = np.asarray(jax.nn.softmax(outputs))  # softmax of log-probabilities gives probabilities
             elif self.target_scaling is not None:

@@ -117,6 +117,14 @@ def test_a_loaded_run_gives_the_reported_figures(digits: Path) -> None:
     assert run.labels(each[0])[:3] == [str(k) for k in each[0].argmax(axis=1)[:3]]
 
 
+def test_a_row_alone_gets_the_same_answer(digits: Path) -> None:
+    run, images = load_run(digits), load("digits").test.inputs[:37]
+    together = run.predict_each(images)
+    for row in (0, 36):
+        np.testing.assert_array_equal(run.predict_each(images[row : row + 1]), together[:, row : row + 1])
+    assert (together[:, :1] != together[:, 36:]).any()  # the twin
+
+
 def test_images_are_read_from_arrays(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = load("digits").test.inputs[:5]
     np.save(tmp_path / "x.npy", images)
