@@ -19,6 +19,7 @@ from fcjax.task_data import load_data
 
 __all__ = ["inspect_run"]
 
+METRICS = "metrics.jsonl"
 SAMPLES = 512
 """Samples of the test set whose activations are looked at."""
 
@@ -42,7 +43,7 @@ def inspect_run(folder: Path, out: Path | None = None, say: Callable[[str], None
     from fcjax import plots
 
     run = load_run(folder)
-    history = _history(folder / "metrics.jsonl")
+    history = _history(folder / METRICS)
     dataset = load_data(_config(run))[0]
     out = out or folder / "plots"
     try:
@@ -70,20 +71,42 @@ def inspect_run(folder: Path, out: Path | None = None, say: Callable[[str], None
 def _history(file: Path) -> list[dict[str, Any]]:
     """What was written after each epoch."""
     try:
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
+        history = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        named = [_names(entry) for entry in history]
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise UsageError(f"{file}: expected a line of JSON for each epoch, found: {error}") from None
+    other = next((n for n, names in enumerate(named, start=1) if names != named[0]), None if named else 1)
+    if other is not None:
+        raise UsageError(
+            f"{file}: expected a line of JSON for each epoch, found other figures, or none, in line {other}"
+        )
+    return history
+
+
+def _names(entry: dict[str, Any]) -> dict[str, list[str]]:
+    """Names of the figures of each part; a ``LookupError`` or ``TypeError`` where it is no entry of an epoch."""
+    _ = entry["epoch"], entry["train"]["loss"], entry["test"]["loss"]
+    return {part: sorted(entry[part]) for part in ("train", "validation", "test") if part in entry}
 
 
 def _config(run: Run) -> TrainConfig:
-    """The run's settings again."""
+    """The run's settings again.
+
+    Raises:
+        UsageError: they are not as they were written.
+    """
     known = set(TrainConfig.__dataclass_fields__)
     values: dict[str, Any] = {name: value for name, value in run.config.items() if name in known}
     for name in ("data_dir", "run_dir", "file"):
-        values[name] = None if values.get(name) is None else Path(values[name])
+        values[name] = None if values.get(name) is None else Path(str(values[name]))
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     settings: Any = values | lists
-    return TrainConfig(**settings)
+    config = TrainConfig(**settings)
+    try:
+        config.check()
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{run.path / 'config.json'}: expected the settings of a run, found: {error}") from None
+    return config
 
 
 def _kernels(model: nnx.Module) -> list[tuple[str, np.ndarray]]:

@@ -237,7 +237,8 @@ def test_one_changed_bit_is_not_answered_from(digits: Path, tmp_path: Path) -> N
 def test_a_run_without_its_metrics_can_not_be_drawn(digits: Path, tmp_path: Path) -> None:
     for name in ("config.json", "model.json", "weights.safetensors"):
         (tmp_path / name).write_bytes((digits / name).read_bytes())
-    for text in (None, "nonsense"):
+    entry = (digits / "metrics.jsonl").read_text().splitlines()[0]
+    for text in (None, "", "nonsense", "[1]", '{"epoch": 1}', f"{entry}\n{entry.replace('accuracy', 'akkuracy')}\n"):
         if text is not None:
             (tmp_path / "metrics.jsonl").write_text(text)
         with pytest.raises(UsageError, match=r"metrics\.jsonl: expected a line of JSON for each epoch, found"):
