@@ -1,12 +1,16 @@
 """What the caller's program has switched on, and no check may depend on."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 import jax
 import torch
 
 __all__ = ["own_surroundings"]
+
+# One check at a time: torch's default dtype, and the functions that are watched, belong to the whole process.
+_ALONE = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -17,7 +21,7 @@ def own_surroundings() -> Iterator[None]:
     lie on another default device than the models' copies, and ``jax.disable_jit()`` or a transfer guard would keep the
     port from running. The caller's random numbers go on as if nothing had been drawn.
     """
-    with contextlib.ExitStack() as stack:
+    with _ALONE, contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())

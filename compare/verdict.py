@@ -23,6 +23,7 @@ __all__ = [
     "own_rounding",
     "seen_in_float64",
     "spread",
+    "tells",
     "unit_roundoff",
 ]
 
@@ -143,6 +144,12 @@ def compare_arrays(path: str, reference: np.ndarray, found: np.ndarray, allowed:
     difference = np.where(finite, np.abs(np.where(finite, found, 0) - np.where(finite, reference, 0)), 0.0)
     index = np.unravel_index(int(difference.argmax()), difference.shape)
     return Leaf(path, float(difference[index]), allowed, scale, tuple(int(i) for i in index))
+
+
+def tells(leaf: Leaf) -> bool:
+    """Whether agreement in ``leaf`` says something: where rounding may do anything, only if none is needed."""
+    plain = SAMENESS_FACTOR * _LEAST_ROUNDINGS * unit_roundoff("float64") * leaf.scale
+    return leaf.allowed < np.inf or leaf.error <= plain
 
 
 def _kind(array: np.ndarray) -> str:

@@ -13,6 +13,7 @@ from compare.verdict import (
     SAMENESS_FACTOR,
     compare_arrays,
     largest_relative,
+    tells,
     worst,
 )
 
@@ -92,6 +93,8 @@ def judge(name: str, found: Sequence[tuple[Evidence, Sequence[Leaf]]], what: str
     aside = worst([leaf for item, some in found if item.case.aside for leaf in some])
     if not leaves and not aside:
         return CheckResult(name, "inconclusive", f"nothing was compared: there are no {what}")
+    judged = {leaf.path for item, some in found for leaf in some if not item.case.aside and tells(leaf)}
+    unbounded = [path for path, leaf in leaves.items() if leaf.agrees and path not in judged]
     failed = [leaf for leaf in leaves.values() if not leaf.agrees]
     apart = [leaf for leaf in aside.values() if not leaf.agrees]
     rounded = [leaf for leaf in leaves.values() if leaf.constants]
@@ -100,6 +103,9 @@ def judge(name: str, found: Sequence[tuple[Evidence, Sequence[Leaf]]], what: str
     if failed:
         detail = f"{len(failed)} of {len(leaves)} {what} differ by more than rounding explains"
         return CheckResult(name, "failed", detail, shown)
+    if unbounded:
+        detail = f"one rounding alone makes {', '.join(unbounded)} infinite or NaN in every case: nothing can be told"
+        return CheckResult(name, "inconclusive", detail, shown)
     if apart:
         words = " and ".join(_circumstances(found))
         detail = f"{len(apart)} of {max(len(leaves), len(aside))} {what} differ, but only {words}"

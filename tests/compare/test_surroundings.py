@@ -1,5 +1,6 @@
 """What the caller has switched on, and parameters frozen in torch, change no verdict and hide no mistake."""
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -90,3 +91,18 @@ def test_a_frozen_parameter_hides_no_mistake() -> None:
     doubled.defjvp(lambda primals, tangents: (primals[0], 2 * tangents[0]))
     for port in (FlaxNet(hidden=jax.lax.stop_gradient), FlaxNet(kernel=doubled)):
         assert compare.check(frozen(), port, X).check("gradients").status == "failed"
+
+
+def test_checks_in_several_threads_leave_torchs_default_dtype_alone() -> None:
+    found: dict[bool, str] = {}
+
+    def check(right: bool) -> None:
+        found[right] = compare.check(TorchNet(), FlaxNet(hidden=same if right else jax.numpy.negative), X).status
+
+    threads = [threading.Thread(target=check, args=(right,)) for right in (True, False)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {True: "passed", False: "failed"}
+    assert torch.get_default_dtype() == torch.float32
