@@ -52,7 +52,7 @@ def test_the_network_computes_low_and_everything_else_in_float32(precision: str)
     assert sums["loss"].dtype == jnp.float32
     plain, _ = learner_of("float32")
     batch = some_batch()
-    exact, low = (each.evaluation_step(state, batch)["loss"] for each in (plain, learner))
+    exact, low = (jax.jit(each.evaluation_step)(state, batch)["loss"] for each in (plain, learner))
     assert exact != low
     np.testing.assert_allclose(low, exact, rtol=0.05)  # a few roundings of 2^-8 of numbers of about 1
 
@@ -66,7 +66,12 @@ def test_softmax_and_loss_are_float32_and_half_precision_would_show() -> None:
     batch = Batch(logits, labels, jnp.arange(50, dtype=jnp.int32), jnp.ones(50, bool), jnp.int32(50))
     exact = logits.astype(jnp.float32)
     expected = float(cross_entropy(exact, labels).sum())
-    found = learner._measure(logits, labels, batch, learner._losses(logits, labels, cross_entropy))["loss"]
+
+    @jax.jit
+    def measured(logits: jax.Array) -> jax.Array:
+        return learner._measure(logits, labels, batch, learner._losses(logits, labels, cross_entropy))["loss"]
+
+    found = measured(logits)
     np.testing.assert_allclose(found, expected, rtol=1e-6)  # float32's own rounding
     low = -jax.nn.log_softmax(logits)[:, 0].astype(jnp.float32).sum()
     assert abs(float(low) - expected) > 1e-4 * expected
