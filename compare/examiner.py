@@ -72,8 +72,6 @@ class Examiner:
         self.leg = legs.torch64
         self.case: Case = evidence.case
         self.flax_run = legs.flax64.run(self.case) if evidence.condensed else evidence.flax
-        if self.leg.large:  # the port's weights take its place
-            self.leg.unload()
         self.found: tuple[Checkpoint, ...] = legs.flax64.trace(self.case)
         give_back()
         self.reruns = 0.0
