@@ -271,10 +271,16 @@ def _legs(port: Port, function: FlaxFunction, mapping: WeightMapping) -> Legs:
     if isinstance(port.inputs, Inputs):
         given = port.inputs.flax
         to_flax = given if callable(given) else as_call(given)
-    torch64 = TorchLeg(port.torch_model, "float64", port.mode, port.torch_select, torch_loss, thawed=True)
+    torch64, torch32 = (
+        TorchLeg(port.torch_model, precision, port.mode, port.torch_select, torch_loss, thawed=True)
+        for precision in ("float64", "float32")
+    )
+    tables = set(mapping.without_counterpart) & set(torch64.frozen)  # Flax computes them, and so has no gradient
+    torch64.freeze(tables)
+    torch32.freeze(tables)
     return Legs(
         torch64=torch64,
-        torch32=TorchLeg(port.torch_model, "float32", port.mode, port.torch_select, torch_loss, thawed=True),
+        torch32=torch32,
         flax64=FlaxLeg(function, mapping, "float64", to_flax, port.flax_select, jax_loss, torch64.ranks),
         flax32=FlaxLeg(function, mapping, "float32", to_flax, port.flax_select, jax_loss, torch64.ranks),
         numpy=None if port.numpy_model is None else NumpyLeg(port.numpy_model, port.torch_select, torch_loss),

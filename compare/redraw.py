@@ -35,7 +35,7 @@ def redraw_weights(model: torch.nn.Module, seed: int) -> Held:
     """Other weights of the same kind: each parameter at its own scale, biases non-zero, variances positive.
 
     Matrices are drawn anew, vectors are moved by half of their own size, and zeros become ``N(0, 1/fan_in)``. Running
-    means and variances are drawn too; every other buffer (a mask, a table) and a zero padding row stay.
+    means and variances are drawn too; every other buffer (a mask, a table), frozen tables and a zero padding row stay.
     """
     random = np.random.default_rng(seed)
     leaves, given = torch_leaves(model), given_weights(model)
@@ -64,6 +64,8 @@ def _redraw(
         return array
     tiled = leaf.parameter and array.ndim >= 2 and array.size > _DRAWN
     normal = random.standard_normal(_DRAWN if tiled else array.shape)
+    if leaf.constant:
+        return array
     if not leaf.parameter:
         kind = leaf.name.rpartition(".")[2]
         if kind == "running_var":

@@ -102,7 +102,7 @@ def merged_counts(
         moved[rule.source] = moved.get(rule.source, 0) + size
     merged_in_flax = sum(rule.size for rule in rules if rule.added)
     tied_in_torch = sum(max(size - parameters[name].numel(), 0) for name, size in moved.items())
-    idle = {problem.name for problem in mapping.idle}
+    idle = {problem.name for problem in mapping.idle} | set(mapping.without_counterpart)
     idle_torch = sum(p.numel() for name, p in parameters.items() if name in idle)
     idle_flax = sum(function.leaves[name].size for name in idle if function.kinds.get(name) == "parameter")
     merged = dict(counts)

@@ -11,10 +11,13 @@ from jax.extend import core as jex
 
 from compare.legs.lift import lift
 
-__all__ = ["Program", "compile_program", "quickly_compiled"]
+__all__ = ["Program", "compile_program", "finds_extrema_again", "quickly_compiled"]
 
 # A program runs a few times only, and says what is computed, not how fast: a quarter of the compile time.
 _QUICK: dict[str, str | bool] = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": False}
+
+_EXTREMA = {"reduce_max", "reduce_min"}
+_SHAPES = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,7 @@ def compile_program(
         donated: so many of the first arguments are given up, so that results of their shapes take their place.
     """
     plain = jex.jaxpr_as_fun(closed)
+    exact = finds_extrema_again(closed.jaxpr)
 
     def lowered(function: Callable[..., Any], *moves: np.ndarray) -> Any:
         jitted = jax.jit(lambda given, kept, *moves: function(*given, *kept, *moves), donate_argnums=0)
@@ -57,7 +61,7 @@ def compile_program(
             return jitted.lower(arguments[:donated], arguments[donated:], *moves)
 
     def compiled(lowered: Any) -> Callable[..., Any]:
-        run = quickly_compiled(lowered)
+        run = lowered.compile() if exact else quickly_compiled(lowered)
         return lambda leaves, *moves: run(leaves[:donated], leaves[donated:], *moves)
 
     if precision == "float32":
@@ -85,6 +89,28 @@ def compile_program(
 
 def _unmoved(function: Callable[..., Any], islands: tuple[str, ...] = ()) -> Program:
     return Program(lambda leaves, seed=None: function(leaves), islands)
+
+
+def finds_extrema_again(jaxpr: Any) -> bool:
+    """Whether a maximum is compared with what it was taken of, as its derivative does.
+
+    Without optimisation XLA computes that again, with other roundings: then nothing equals the maximum, and its
+    gradient is lost or becomes 0 / 0.
+    """
+    extrema: set[Any] = set()  # maxima, in whatever shape
+    places: set[Any] = set()  # where they stand; softmax has them too, but no use for them
+    for equation in jaxpr.eqns:
+        name, read = equation.primitive.name, {id(atom) for atom in equation.invars}
+        if name in _EXTREMA or (name in _SHAPES and read & extrema):
+            extrema |= {id(var) for var in equation.outvars}
+        if (name == "eq" and read & extrema) or (name == "convert_element_type" and read & places):
+            places |= {id(var) for var in equation.outvars}
+        if name == "mul" and read & places:
+            return True
+        inner = [getattr(value, "jaxpr", value) for value in equation.params.values()]
+        if any(hasattr(body, "eqns") and finds_extrema_again(body) for body in inner):
+            return True
+    return any(id(var) in places for var in jaxpr.outvars)
 
 
 def quickly_compiled(lowered: Any) -> Any:

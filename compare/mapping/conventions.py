@@ -7,6 +7,7 @@ round.
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -42,6 +43,7 @@ class Piece:
         owner: name of that module's class.
         parameter: False for a buffer.
         part: None for all of it.
+        constant: whether Flax may compute it, as ``TorchLeaf`` says.
     """
 
     source: str
@@ -50,6 +52,7 @@ class Piece:
     owner: str
     parameter: bool = True
     part: Part | None = None
+    constant: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -188,18 +191,26 @@ def _embedding(shape: tuple[int, ...], slot: Slot) -> list[Move]:
 
 
 def _array(shape: tuple[int, ...], slot: Slot) -> list[Move]:
-    """An array of the user's own may be any way round."""
+    """An array of the user's own may be any way round, and have axes of length one anywhere."""
     n = len(shape)
-    reverse = Move(tuple(reversed(range(n))))
-    first = [reverse, _STAY] if slot.leaf == "kernel" else [_STAY, reverse]
-    fitting = [move for move in first if move.shape(shape) == slot.shape]
+    axes = [axis for axis in range(n) if shape[axis] > 1]
+    reverse = axes[::-1]
+    usual = [reverse, axes] if slot.leaf == "kernel" else [axes, reverse]
+    if len(axes) > 2:
+        usual.append([*axes[2:], axes[1], axes[0]])  # as the kernel of a convolution
+    fitting = [move for order in usual if _alike((move := _ordered(n, order)).shape(shape), slot.shape)]
     if fitting:
         return fitting
-    if _alike(shape, slot.shape):
-        return [_STAY]
-    every = [Move(order) for order in itertools.permutations(range(n))] if n <= 4 else []
+    every = (Move(order) for order in itertools.permutations(range(n))) if n <= 4 else ()
     permuted = [move for move in every if move.shape(shape) == slot.shape]
     if permuted or n != 2:
         return permuted
-    ways = [(shape[1], reverse), (shape[0], _STAY)]
+    ways = [(shape[1], Move((1, 0))), (shape[0], _STAY)]
     return [move for rows, move in ways if _splits(slot.shape, rows)]
+
+
+def _ordered(n: int, order: Sequence[int]) -> Move:
+    """The move that brings the axes ``order`` behind all others, which have length one."""
+    if list(order) == sorted(order):
+        return _STAY
+    return Move((*(axis for axis in range(n) if axis not in order), *order))

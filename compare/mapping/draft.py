@@ -208,13 +208,13 @@ class Draft:
                     filled.add(near[0])
 
     def leave_units(self, units: Sequence[Unit]) -> list[str]:
-        """Reports what has no counterpart; returns the buffers among it, which need none."""
+        """Reports what has no counterpart; returns the buffers and constants among it, which need none."""
         without = []
         left = [*self._left, *((piece, unit.kind) for unit in units for piece in unit.pieces.values())]
         for piece, kind in left:
             if self._is_done(piece):
                 continue
-            if not piece.parameter and kind == "buffer":
+            if piece.constant or (not piece.parameter and kind == "buffer"):
                 without.append(piece.source)
                 continue
             part = "" if piece.part is None else piece.part.describe()

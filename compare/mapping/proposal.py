@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -127,23 +128,26 @@ def _alone(holders: Sequence[Holder]) -> list[Holder]:
 
 
 def _lists(model: torch.nn.Module, units: Sequence[Unit]) -> list[LayerList]:
-    """The lists of like modules of a torch model."""
+    """The lists of like modules of a torch model, and like modules of one name with numbers ("qf1", "qf2")."""
     found = []
     for name, module in model.named_modules():
-        children = [child for child, _ in module.named_children()]
-        if len(children) < 1 or not all(child.isdigit() for child in children):
-            continue
         prefix = f"{name}." if name else ""
-        sizes = [
-            tuple(
-                math.prod(piece.shape)
-                for unit in units
-                if unit.name.startswith(f"{prefix}{child}.") or unit.name == f"{prefix}{child}"
-                for piece in unit.pieces.values()
-                if unit.kind != "buffer"
-            )
-            for child in children
-        ]
-        if len(set(sizes)) == 1 and sizes[0]:
-            found.append(LayerList(len(children), sum(sizes[0]), max(sizes[0])))
+        alike: dict[str, list[str]] = defaultdict(list)
+        for child, _ in module.named_children():
+            alike[child.rstrip("0123456789")].append(f"{prefix}{child}")
+        for stem, several in alike.items():
+            if len(several) < 2 and stem:
+                continue
+            sizes = [
+                tuple(
+                    math.prod(piece.shape)
+                    for unit in units
+                    if unit.name.startswith(f"{layer}.") or unit.name == layer
+                    for piece in unit.pieces.values()
+                    if unit.kind != "buffer"
+                )
+                for layer in several
+            ]
+            if len(set(sizes)) == 1 and sizes[0]:
+                found.append(LayerList(len(several), sum(sizes[0]), max(sizes[0])))
     return found

@@ -15,6 +15,7 @@ NEVER_IN_FLAX = ("num_batches_tracked",)
 _ROLES = {
     "weight": "weight",
     "weight_v": "weight",
+    "weight_orig": "weight",
     "original": "weight",
     "original1": "weight",
     "bias": "bias",
@@ -74,7 +75,7 @@ def _direct(module: torch.nn.Module) -> Iterator[str]:
 
 def _piece(leaf: TorchLeaf, module: torch.nn.Module | None = None, part: Part | None = None) -> Piece:
     owner = type(module) if module is not None else leaf.owner
-    return Piece(leaf.name, leaf.shape, kind_of(owner), owner.__name__, leaf.parameter, part)
+    return Piece(leaf.name, leaf.shape, kind_of(owner), owner.__name__, leaf.parameter, part, leaf.constant)
 
 
 def _single(path: str, leaf: TorchLeaf) -> Unit:

@@ -52,7 +52,7 @@ class WeightMapping:
 
     Args:
         rules: together they write every element of every target once, or add up on it.
-        without_counterpart: torch buffers that Flax does not hold (``num_batches_tracked``, a mask, a table).
+        without_counterpart: torch buffers and frozen tables that Flax does not hold (``num_batches_tracked``, a mask).
         problems: what is left over on either side.
         choices: what only a run of both models can decide.
         flax_only: Flax leaves other than parameters that torch does not hold: they keep their own values.

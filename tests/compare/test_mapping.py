@@ -148,7 +148,7 @@ def test_tied_weights_are_one_leaf_with_two_names() -> None:
     model.embed, model.head = nn.Embedding(7, 3), nn.Linear(3, 7, bias=False)
     model.head.weight = model.embed.weight
     leaves = torch_leaves(model)
-    assert leaves == {"embed.weight": TorchLeaf("embed.weight", (7, 3), nn.Embedding, True, ("head.weight",))}
+    assert leaves == {"embed.weight": TorchLeaf("embed.weight", (7, 3), nn.Embedding, True, aliases=("head.weight",))}
     assert propose_mapping(model, {"embed.embedding": (7, 3)}).problems == ()
 
 

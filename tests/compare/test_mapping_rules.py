@@ -55,6 +55,15 @@ class ApartWithOutput(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(6, 6) for _ in range(4))
 
 
+class Bare(nn.Module):
+    """Kernels of convolutions as arrays of its own, with axes of length one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, 4, 5, 3, 2))
+        self.mixing = nn.Parameter(torch.randn(6, 7, 1, 1))
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -85,6 +94,11 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Shapes]] = {
     "packed in Flax, an output of a query's shape": (
         ApartWithOutput,
         {"qkv.kernel": (6, 18), "qkv.bias": (18,), "proj.kernel": (6, 6), "proj.bias": (6,)},
+    ),
+    "bare kernels": (Bare, {"weight": (3, 2, 5, 4), "mixing": (7, 6)}),
+    "spectral norm": (
+        lambda: nn.Sequential(nn.utils.spectral_norm(nn.Linear(5, 4))),
+        {"Dense_0.kernel": (5, 4), "Dense_0.bias": (4,)},
     ),
     "packed in some layers": (BothKinds, IN_LIST | POOL),
     "packed in stacked layers": (BothKinds, IN_TRUNK | POOL),
@@ -196,3 +210,31 @@ def test_transposed_convolution_against_flax() -> None:
     expected = model(torch.from_numpy(x)).detach().numpy()
     # float32 sums of at most 16 products
     np.testing.assert_allclose(np.asarray(found).transpose(0, 3, 1, 2), expected, rtol=1e-5, atol=1e-6)
+
+
+class Coupling(nn.Module):
+    def __init__(self, trained: bool) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+        self.mask = nn.Parameter(torch.tensor([0.0, 1.0]), requires_grad=trained)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_frozen_table_may_be_code_in_flax(trained: bool) -> None:
+    mapping = propose_mapping(Coupling(trained), {"fc.kernel": (4, 3), "fc.bias": (3,)})
+    assert [problem.name for problem in mapping.problems] == (["mask"] if trained else [])
+    assert mapping.without_counterpart == (() if trained else ("mask",))
+
+
+class Twins(nn.Module):
+    def __init__(self, names: tuple[str, str]) -> None:
+        super().__init__()
+        for name in names:
+            self.add_module(name, nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 1)))
+
+
+@pytest.mark.parametrize("names", [("qf1", "qf2"), ("critic", "value")])
+def test_modules_with_numbers_may_be_stacked(names: tuple[str, str]) -> None:
+    stacked = {"Dense_0.kernel": (2, 5, 4), "Dense_0.bias": (2, 4), "Dense_1.kernel": (2, 4, 1), "Dense_1.bias": (2, 1)}
+    mapping = propose_mapping(Twins(names), {f"VmapQ_0.{leaf}": shape for leaf, shape in stacked.items()})
+    assert (not mapping.problems) == (names == ("qf1", "qf2"))
