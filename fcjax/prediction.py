@@ -177,7 +177,7 @@ def _loaded(folder: Path) -> Run:
 def _refuse_changed(folder: Path) -> None:
     """Raises a ``UsageError`` where a file that says what the weights mean is not the one they were written with."""
     with safe_open(folder / WEIGHTS, framework="numpy") as weights:
-        digests = weights.metadata()
+        digests = json.loads(weights.metadata()["fcjax"]).get("files", {})
     for name in (MODEL, PREPROCESSING):
         file = folder / name
         if name in digests and text_digest(file.read_text(encoding="utf-8")) != digests[name]:
@@ -200,8 +200,8 @@ def _read_models(file: Path, spec: ModelSpec) -> list[nnx.Module]:
     """One model per replica, every array of it from the file and every array of the file in it."""
     try:
         with safe_open(file, framework="numpy") as weights:
-            about = weights.metadata()
-            replicas = len(json.loads(about["seeds"]))
+            about = json.loads(weights.metadata()["fcjax"])
+            replicas = len(about["seeds"])
             arrays = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{file}: expected the weights of a run, found: {error}") from None

@@ -151,10 +151,11 @@ class Recorder:
         if not self._writes:
             return
         arrays = named_arrays(run.state)
-        metadata = {"format": "fcjax", "seeds": json.dumps(run.seeds), "sha256": array_digest(arrays)}
         # The files that say what the arrays mean: a changed mean or class name would give wrong answers in silence.
-        metadata |= {name: text_digest(text) for name, text in self._files.items()}
-        self._directory.write_weights(arrays, metadata)
+        files = {name: text_digest(text) for name, text in self._files.items()}
+        about = {"seeds": run.seeds, "sha256": array_digest(arrays), "files": files}
+        # In one entry: safetensors writes several in any order, and equal runs should give equal files.
+        self._directory.write_weights(arrays, {"fcjax": json.dumps(about, sort_keys=True)})
         self._directory.write_summary(summary)
 
 

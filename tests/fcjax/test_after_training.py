@@ -186,7 +186,7 @@ def test_weights_that_are_not_the_models_are_refused(digits: Path, tmp_path: Pat
     arrays = load_file(digits / "weights.safetensors")
     arrays["layers.0.kernel"] = arrays["layers.0.kernel"].transpose(0, 2, 1).copy()
     arrays["extra"] = arrays.pop("layers.1.bias")
-    save_file(arrays, tmp_path / "weights.safetensors", {"seeds": "[0, 1]"})
+    save_file(arrays, tmp_path / "weights.safetensors", {"fcjax": '{"seeds": [0, 1]}'})
     with pytest.raises(UsageError, match=r"layers\.0\.kernel \(8, 784\).*layers\.1\.bias missing.*extra unexpected"):
         load_run(tmp_path)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from fcjax.config import TrainConfig, UsageError
@@ -71,6 +72,8 @@ def test_a_run_that_ends_between_any_two_of_its_files_is_not_finished(
     expected = fit(net, DATA, CONFIG, progress=False)
     assert result.summary["test"] == expected.summary["test"]  # to the last bit
     assert isinstance(expected.model, MLP)
+    with safe_open(tmp_path / "weights.safetensors", framework="numpy") as weights:
+        assert list(weights.metadata()) == ["fcjax"]  # several would come in any order, and equal runs would differ
     kernel = load_file(tmp_path / "weights.safetensors")["layers.0.kernel"]
     np.testing.assert_array_equal(kernel, expected.model.layers[0].kernel[...])
 
