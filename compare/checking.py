@@ -94,6 +94,9 @@ def _report(port: Port) -> Report:
         return Report(port.title, (port.excused(CheckResult("outputs", "failed", sentence)),))
     legs = _legs(port, function, WeightMapping(()))
     mapping = _mapping(port, function, legs)
+    tables = set(mapping.without_counterpart) & set(legs.torch64.frozen)  # computed in Flax, and so without gradient
+    for leg in (legs.torch64, legs.torch32):
+        leg.freeze(tables)
     if mapping.problems:  # a Linen model takes its widths from the inputs: wrong inputs would look like wrong weights
         _expect_torch_runs(port)
     weights = given_weights(port.torch_model)
@@ -275,9 +278,6 @@ def _legs(port: Port, function: FlaxFunction, mapping: WeightMapping) -> Legs:
         TorchLeg(port.torch_model, precision, port.mode, port.torch_select, torch_loss, thawed=True)
         for precision in ("float64", "float32")
     )
-    tables = set(mapping.without_counterpart) & set(torch64.frozen)  # Flax computes them, and so has no gradient
-    torch64.freeze(tables)
-    torch32.freeze(tables)
     return Legs(
         torch64=torch64,
         torch32=torch32,

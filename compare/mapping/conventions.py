@@ -197,8 +197,10 @@ def _array(shape: tuple[int, ...], slot: Slot) -> list[Move]:
     reverse = axes[::-1]
     usual = [reverse, axes] if slot.leaf == "kernel" else [axes, reverse]
     if len(axes) > 2:
+        usual.insert(1, [*axes[1:], axes[0]])  # as an image, channels last
         usual.append([*axes[2:], axes[1], axes[0]])  # as the kernel of a convolution
-    fitting = [move for order in usual if _alike((move := _ordered(n, order)).shape(shape), slot.shape)]
+    ordered = dict.fromkeys(_ordered(n, order) for order in usual)
+    fitting = [move for move in ordered if _alike(move.shape(shape), slot.shape)]
     if fitting:
         return fitting
     every = (Move(order) for order in itertools.permutations(range(n))) if n <= 4 else ()

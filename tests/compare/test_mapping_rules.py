@@ -62,6 +62,7 @@ class Bare(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(1, 4, 5, 3, 2))
         self.mixing = nn.Parameter(torch.randn(6, 7, 1, 1))
+        self.image = nn.Parameter(torch.randn(1, 5, 8, 8))
 
 
 class Tied(nn.Module):
@@ -95,7 +96,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Shapes]] = {
         ApartWithOutput,
         {"qkv.kernel": (6, 18), "qkv.bias": (18,), "proj.kernel": (6, 6), "proj.bias": (6,)},
     ),
-    "bare kernels": (Bare, {"weight": (3, 2, 5, 4), "mixing": (7, 6)}),
+    "bare kernels": (Bare, {"weight": (3, 2, 5, 4), "mixing": (7, 6), "image": (1, 8, 8, 5)}),
     "spectral norm": (
         lambda: nn.Sequential(nn.utils.spectral_norm(nn.Linear(5, 4))),
         {"Dense_0.kernel": (5, 4), "Dense_0.bias": (4,)},
@@ -224,6 +225,13 @@ def test_a_frozen_table_may_be_code_in_flax(trained: bool) -> None:
     mapping = propose_mapping(Coupling(trained), {"fc.kernel": (4, 3), "fc.bias": (3,)})
     assert [problem.name for problem in mapping.problems] == (["mask"] if trained else [])
     assert mapping.without_counterpart == (() if trained else ("mask",))
+
+
+def test_an_image_of_its_own_has_its_channels_last_first_of_all() -> None:
+    mapping = propose_mapping(Bare(), KINDS["bare kernels"][1])
+    (rule,) = [rule for rule in mapping.rules if rule.source == "image"]
+    assert rule.permutation == (0, 2, 3, 1)
+    assert len(mapping.choices) == 1  # height and width are alike: a run decides
 
 
 class Twins(nn.Module):
