@@ -147,8 +147,10 @@ def _rule_with_heads(piece: Piece, slot: Slot, axis: int) -> Rule | None:
 def join(several: Sequence[Unit], holder: Holder) -> tuple[Rule, ...] | None:
     """Several torch units side by side in one Flax kernel."""
     slot = holder.slots.get("weight")
+    if slot is None or any("weight" not in unit.pieces for unit in several):
+        return None
     pieces = [unit.pieces["weight"] for unit in several]
-    if slot is None or len(slot.shape) < 2 or any(p.kind != "linear" or len(p.shape) != 2 for p in pieces):
+    if len(slot.shape) < 2 or any(p.kind != "linear" or len(p.shape) != 2 for p in pieces):
         return None
     inputs, sizes = pieces[0].shape[1], [piece.shape[0] for piece in pieces]
     if math.prod(slot.shape) != inputs * sum(sizes) or any(piece.shape[1] != inputs for piece in pieces):
