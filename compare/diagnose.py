@@ -56,6 +56,8 @@ def diagnose(legs: Legs, mapping: WeightMapping, failing: Sequence[Evidence]) ->
     if not failing:
         return Diagnosis(None)
     examiner, *others = [Examiner(legs, mapping, _searched(legs, evidence)) for evidence in _diverse(failing)]
+    # An edit names a call by its number: of another length, a loop makes other calls, and the case says nothing of it.
+    others = [other for other in others if other.functions == examiner.functions]
     state = examiner.state([])
     if state is None or state.divergence is None:
         return Diagnosis(None, places=() if state is None else state.places)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from compare.carries import in_torch_order, recurrent_modules
 from compare.case_weights import shape_of
 from compare.evidence import Evidence, Legs
 from compare.hypotheses.call_arguments import tensors_of
@@ -94,9 +95,16 @@ class Examiner:
         self.room: list[Room] = rooms(self.reference.checkpoints, seen, self.slack)
         self.names = [name for name, _ in self.leg.model.named_modules() if name]
         self.pairs = pair_modules(mapping, self.names, [checkpoint.module for checkpoint in self.found])
+        recurrent = recurrent_modules(self.leg.model)
+        self.found = in_torch_order(self.reference.checkpoints, self.found, self.pairs, recurrent)
         self._forward = dataclasses.replace(self.case, cotangents={})
         self._tape: Tape | None = None
         self._taped: list[Hypothesis] = []
+
+    @property
+    def functions(self) -> list[tuple[int, str]]:
+        """Number and function of every call."""
+        return [(site.number, site.function) for site in self.sites]
 
     def state(self, hypotheses: Sequence[Hypothesis]) -> State | None:
         """How far both agree if torch contained these mistakes; None where it then can't run."""

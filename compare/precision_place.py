@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from compare.carries import in_torch_order, recurrent_modules
 from compare.evidence import Evidence, Legs
 from compare.mapping.weight_mapping import WeightMapping
 from compare.places import compare_places, first_divergence, pair_modules, rooms
@@ -30,5 +31,6 @@ def precision_place(legs: Legs, mapping: WeightMapping, failing: Sequence[Eviden
         return None
     names = [name for name, _ in leg.model.named_modules() if name]
     pairs = pair_modules(mapping, names, [checkpoint.module for checkpoint in found])
+    found = in_torch_order(reference, found, pairs, recurrent_modules(leg.model))
     places = compare_places(reference, rooms(reference, moved, dtype="float32"), found, pairs)
     return first_divergence(places, (0.0, 0.0), [], (0.0, 0.0))

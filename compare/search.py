@@ -12,7 +12,7 @@ from compare.examiner import Examiner, State
 from compare.hypotheses.bank import general_variants, knobs, scales, variants
 from compare.hypotheses.edit import CallSite, Edit, Hypothesis
 from compare.hypotheses.gradients import gradient_changes
-from compare.hypotheses.loops import again, phases
+from compare.hypotheses.loops import again, nesting, phases
 from compare.hypotheses.operands import relation
 from compare.hypotheses.partial import partial
 from compare.hypotheses.parts import taken_apart
@@ -64,8 +64,8 @@ class Search:
         """Those that explain the most, one for each name, likeliest first."""
         best: list[Fit] = []
         turning = {s.number for turns in phases(self.examiner.sites) if len(turns) > 2 for s in turns}
-        for region in self._regions():
-            for family in self._families(region):
+        for region, sites, final in self._regions():
+            for family in self._families(region, sites, final):
                 widened = [self._widest(fit) for fit in self._confirmed(family)]
                 farthest = max((after.progress for _, after in widened), default=self.state.progress)
                 if farthest > (best[0][1].progress if best else self.state.progress):
@@ -78,9 +78,17 @@ class Search:
                 break
         return list({hypothesis.name: (hypothesis, after) for hypothesis, after in reversed(best)}.values())[::-1]
 
-    def _families(self, near: Sequence[CallSite]) -> Iterator[Iterable[Hypothesis]]:
-        """Kinds of mistakes, the commonest first; a kind is tried only if none before it fits."""
-        examiner, sites = self.examiner, self.examiner.sites
+    def _families(
+        self, near: Sequence[CallSite], sites: Sequence[CallSite], final: bool
+    ) -> Iterator[Iterable[Hypothesis]]:
+        """Kinds of mistakes, the commonest first; a kind is tried only if none before it fits.
+
+        Args:
+            near: calls that may be the wrong ones.
+            sites: all calls of the model, whose arrays may stand there by mistake.
+            final: whether nothing is taken apart any further; what takes many runs is tried only then.
+        """
+        examiner = self.examiner
         assert self.state.divergence is not None
         if self.state.divergence.direction == "backward":
             yield _everywhere(near, gradient_changes)
@@ -99,10 +107,11 @@ class Search:
         yield self._repeated(itertools.chain(moves(sites, near), other_arrays(sites, near)))
         yield self._solved(near, scales)
         yield recomputed(sites, near)
-        yield _everywhere(near, general_variants)
-        apart = examiner.arrays(self.state)[:1]
-        yield itertools.chain.from_iterable(partial(near, *pair, self._allowed) for pair in apart)
-        yield self._pairs(near)
+        if final:
+            yield _everywhere(near, general_variants)
+            apart = examiner.arrays(self.state)[:1]
+            yield itertools.chain.from_iterable(partial(near, *pair, self._allowed) for pair in apart)
+            yield self._pairs(near)
 
     def _pairs(self, near: Sequence[CallSite]) -> Iterator[Hypothesis]:
         """Two of the known mistakes at once, in two calls with no edge between them that would tell them apart."""
@@ -247,8 +256,12 @@ class Search:
                     yield edited
                     return
 
-    def _regions(self) -> Iterator[list[CallSite]]:
-        """Where to look: the calls right before the divergence, then all others, the nearest first."""
+    def _regions(self) -> Iterator[tuple[list[CallSite], list[CallSite], bool]]:
+        """Where to look, all calls of the model, and whether that is final.
+
+        First the calls right before the divergence: as the model makes them, then taken apart, since the parts of one
+        recurrent layer can be hundreds. Then all others, the nearest first.
+        """
         state, sites = self.state, self.examiner.sites
         assert state.divergence is not None
         checkpoints = self.examiner.reference.checkpoints
@@ -266,18 +279,36 @@ class Search:
                 following = state.places[bad + 1] if bad + 1 < len(state.places) else None
                 high = checkpoints[following.number].clock if following else high
         near = [site for site in sites if low <= site.number < high]
-        yield near
-        yield sorted((site for site in sites if site not in near), key=lambda site: abs(site.number - low))
+        inside = nesting(sites)
+        deepest = max((inside[site.number] for site in near), default=0)
+        for depth in range(deepest + 1):
+            shown = [site for site in sites if inside[site.number] <= depth]
+            yield [site for site in near if inside[site.number] <= depth], shown, depth == deepest
+        others = sorted((site for site in sites if site not in near), key=lambda site: abs(site.number - low))
+        yield others, sites, True
 
 
 def _odd(fit: Fit) -> bool:
-    """Whether the mistake is a number that nobody would type: of several that fit, another is likelier."""
-    return any(len(number) > 6 for number in re.findall(r"\d*\.\d+", fit[0].summary.partition("torch's")[0]))
+    """Whether it says less than another that fits: a number that nobody would type, or a name that holds for much."""
+    return fit[0].name == "wrong_axis" or any(
+        len(number) > 6 for number in re.findall(r"\d*\.\d+", fit[0].summary.partition("torch's")[0])
+    )
 
 
 def _digits(value: float, start: float) -> str:
     """Six digits, or as many as tell it from torch's number."""
     return f"{value:.6g}" if f"{value:.6g}" != f"{start:.6g}" else f"{value:.12g}"
+
+
+def _of_one_function(near: Sequence[CallSite]) -> Iterator[list[CallSite]]:
+    """All calls of a function, and where some of them are parts of one larger call, those: one layer of several."""
+    for function in dict.fromkeys(site.function for site in near):
+        alike = [site for site in near if site.function == function]
+        groups = [alike]
+        for whole in (site for site in near if site.span):
+            parts = [site for site in alike if whole.number < site.number <= whole.number + whole.span]
+            groups += [parts] if parts not in groups else []
+        yield from (group for group in groups if len(group) > 1)
 
 
 def _everywhere(near: Sequence[CallSite], family: Callable[[CallSite], Iterator[Variant]]) -> Iterator[Hypothesis]:
@@ -287,10 +318,7 @@ def _everywhere(near: Sequence[CallSite], family: Callable[[CallSite], Iterator[
     """
     loop = phases(near)
     turning = {site.number for turns in loop if len(turns) > 2 for site in turns}
-    functions = dict.fromkeys(site.function for site in near)
-    for alike in (*loop, *([site for site in near if site.function == function] for function in functions)):
-        if len(alike) < 2:
-            continue
+    for alike in (*loop, *_of_one_function(near)):
         where = f"at every one of {len(alike)} calls" if alike not in loop else f"in all {len(alike)} turns"
         together: dict[tuple[str, str, str], list[Edit]] = {}
         for site in alike:

@@ -18,6 +18,8 @@ __all__ = ["settle"]
 _MOST_WAYS = 128
 # The right way agrees to rounding, some 1e-13; a wrong one is apart by about the size of the outputs.
 _AGREES = 1e-6
+# Two wrong ways are apart by about as much as either is from torch; the right one, but for a mistake, by less.
+_MUCH_NEARER = 0.5
 
 Numbers = tuple[int, ...]
 
@@ -25,8 +27,9 @@ Numbers = tuple[int, ...]
 def settle(mapping: WeightMapping, legs: Legs, case: Case) -> WeightMapping:
     """``mapping`` with its choices taken so that Flax agrees with torch.
 
-    If no way agrees, what conventions and order propose is kept and the checks say what differs; where not even an
-    order spoke for it, the choice is listed as ambiguous.
+    If no way agrees, what conventions and order propose is kept and the checks say what differs. Where not even an
+    order spoke for it, the port is wrong whichever way is meant, provided that all were tried: then the one that comes
+    much nearer than the first is taken. Else the choice is listed as ambiguous.
 
     Args:
         mapping: as names, order and shapes propose it.
@@ -35,19 +38,14 @@ def settle(mapping: WeightMapping, legs: Legs, case: Case) -> WeightMapping:
     """
     if not mapping.choices and mapping.other is None:
         return mapping
-    chosen = None
-    for proposed in filter(None, (mapping, mapping.other)):
-        search = _Search(proposed, legs, case)
-        try:
-            numbers = search.best()
-        except Exception:  # one of the models does not run: the checks say so in their own words
-            continue
-        if numbers is not None:
-            chosen = search.taken(numbers, agreed=True)
-            break
+    searches = [_Search(proposed, legs, case) for proposed in (mapping, mapping.other) if proposed is not None]
+    chosen = next((found for search in searches if (found := search.agreeing()) is not None), None)
     if chosen is None:
-        open_ = tuple(choice.describe() for choice in mapping.choices if choice.blind)
-        chosen = dataclasses.replace(mapping, ambiguous=open_)
+        undecided = tuple(choice.describe() for choice in mapping.choices if choice.blind)
+        if all(search.exhausted for search in searches):
+            chosen = dataclasses.replace(searches[0].nearest(), refuted=undecided)
+        else:
+            chosen = dataclasses.replace(mapping, ambiguous=undecided)
     chosen = dataclasses.replace(chosen, other=None)
     legs.flax64.mapping = legs.flax32.mapping = chosen
     return chosen
@@ -61,6 +59,8 @@ class _Search:
         self.legs = legs
         self.case = case
         self.sizes = [len(choice.options) for choice in mapping.choices]
+        self.exhausted = False
+        self._errors: dict[Numbers, float] = {}
 
     def taken(self, numbers: Numbers, agreed: bool = False) -> WeightMapping:
         """The mapping with option ``numbers[i]`` of choice ``i``."""
@@ -69,8 +69,21 @@ class _Search:
             mapping = mapping.choosing(choice, number, "agreement" if agreed else "order")
         return mapping
 
-    def best(self) -> Numbers | None:
-        """The first way that agrees, None where none does."""
+    def agreeing(self) -> WeightMapping | None:
+        """The mapping with the first way that agrees, None where none does."""
+        try:
+            numbers = self._first()
+        except Exception:  # one of the models does not run: the checks say so in their own words
+            return None
+        return None if numbers is None else self.taken(numbers, agreed=True)
+
+    def nearest(self) -> WeightMapping:
+        """The mapping with the way that came much nearer than the first, and with the first if none did."""
+        first = (0,) * len(self.sizes)
+        best = min(self._errors, key=self._errors.__getitem__)
+        return self.taken(best if self._errors[best] < _MUCH_NEARER * self._errors[first] else first)
+
+    def _first(self) -> Numbers | None:
         if self.legs.torch64.mode == "train":
             self.case = dataclasses.replace(self.case, masks=self.legs.torch64.record_masks(self.case, seed=0))
         reference = self.legs.torch64.run(self.case).outputs
@@ -78,6 +91,7 @@ class _Search:
         for numbers in self._ways(reference):
             if self._error(numbers, reference) <= _AGREES * scale:
                 return numbers
+        self.exhausted = math.prod(self.sizes) <= _MOST_WAYS
         return None
 
     def _error(self, numbers: Numbers, reference: Mapping[str, np.ndarray]) -> float:
@@ -85,7 +99,8 @@ class _Search:
         self.legs.flax64.mapping = self.taken(numbers)
         found = self.legs.flax64.run(self.case).outputs
         leaves = [compare_arrays(path, array, found[path], 0.0) for path, array in reference.items() if path in found]
-        return max((np.inf if leaf.detail else leaf.error for leaf in leaves), default=np.inf)
+        self._errors[numbers] = max((np.inf if leaf.detail else leaf.error for leaf in leaves), default=np.inf)
+        return self._errors[numbers]
 
     def _ways(self, reference: Mapping[str, np.ndarray]) -> Iterator[Numbers]:
         if math.prod(self.sizes) <= _MOST_WAYS:

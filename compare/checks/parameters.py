@@ -25,12 +25,11 @@ def check_weights(
         weights: torch's values by name.
         copied: True when torch's values are copied into the Flax model, so that only the mapping can fail.
     """
-    if mapping.ambiguous:
-        candidates = "; ".join(mapping.ambiguous)
-        detail = (
-            f"ambiguous mapping: nothing decides between these candidates, name the pairs in mapping=: {candidates}"
-        )
-        return CheckResult("weights", "inconclusive", detail)
+    if mapping.ambiguous or mapping.refuted:
+        candidates = "; ".join(mapping.ambiguous or mapping.refuted)
+        tried = "" if mapping.ambiguous else ", and the models agree with none of them; the nearest is taken"
+        detail = f"ambiguous mapping: nothing decides between these candidates{tried}. Name the pairs in mapping=: "
+        return CheckResult("weights", "inconclusive", detail + candidates)
     leaves = tuple(Leaf(p.name, np.nan, 0.0, detail=p.detail) for p in mapping.problems)
     if mapping.problems:
         return CheckResult("weights", "failed", f"{len(leaves)} arrays have no counterpart that fits", leaves)

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -106,26 +106,40 @@ def _bound(args: Any, kwargs: Any) -> dict[str, Any]:
     return bound.arguments
 
 
-def _steps(function: str, *args: Any) -> Any:
-    """A whole layer, or several, step by step; as ``torch.lstm`` and ``torch.gru`` take their arguments."""
-    x, initial, weights, biases, layers, _, _, both, batch_first = args
-    states = list(zip(*initial, strict=True)) if function == "lstm" else [(h,) for h in initial]
-    per_layer, last = 4 if biases else 2, []
-    x = x.transpose(0, 1) if batch_first else x
+def _recurrent(function: str, *args: Any) -> Any:
+    """Recurrent layers apart: one in one direction by its steps, several as a call for each layer and direction.
+
+    Arguments are those of ``torch.lstm`` and ``torch.gru``.
+    """
+    x, initial, weights, biases, layers, _, train, both, batch_first = args
+    x = x.transpose(0, 1) if batch_first else x  # (time, batch, features)
+    initial = initial if function == "lstm" else (initial,)
+    per_turn, turns, last = 4 if biases else 2, 2 if both else 1, []
     for layer in range(layers):
         directions = []
-        for direction in range(2 if both else 1):
-            number = layer * (2 if both else 1) + direction
-            state, outputs = states[number], []
-            mine = weights[number * per_layer : (number + 1) * per_layer]
-            for step in range(len(x))[:: -1 if direction else 1]:
-                state = _STEPS[function](x[step], *state, *mine)
-                outputs.append(state[0])
-            directions.append(torch.stack(outputs[:: -1 if direction else 1]))
+        for direction in range(turns):
+            number = layer * turns + direction
+            state = tuple(part[number : number + 1] for part in initial)
+            mine = weights[number * per_turn : (number + 1) * per_turn]
+            if layers * turns == 1:
+                outputs, *state = _by_steps(function, x, state, mine)
+            else:
+                call, given = _CALLS[function], state if function == "lstm" else state[0]
+                read = x.flip(0) if direction else x
+                outputs, *state = call(read, given, mine, biases, 1, 0.0, train, False, False)
+            directions.append(outputs.flip(0) if direction else outputs)
             last.append(state)
         x = torch.cat(directions, -1) if both else directions[0]
     output = x.transpose(0, 1) if batch_first else x
-    return output, *(torch.stack(parts) for parts in zip(*last, strict=True))
+    return output, *(torch.cat(parts) for parts in zip(*last, strict=True))
+
+
+def _by_steps(function: str, x: torch.Tensor, initial: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]) -> Any:
+    state, outputs = tuple(part[0] for part in initial), []
+    for step in x:
+        state = _STEPS[function](step, *state, *weights)
+        outputs.append(state[0])
+    return torch.stack(outputs), *(part.unsqueeze(0) for part in state)
 
 
 def _lstm_step(x: Any, h: Any, c: Any, w_x: Any, w_h: Any, b_x: Any = None, b_h: Any = None) -> Any:
@@ -142,6 +156,7 @@ def _gru_step(x: Any, h: Any, w_x: Any, w_h: Any, b_x: Any = None, b_h: Any = No
 
 
 _STEPS: dict[str, Callable[..., Any]] = {"lstm": _lstm_step, "gru": _gru_step}
+_CALLS: dict[str, Callable[..., Any]] = {"lstm": torch.lstm, "gru": torch.gru}
 
 # More steps than these are too many calls to search, and what goes wrong in a layer goes wrong in every step.
 _MOST_STEPS = 64
@@ -192,8 +207,8 @@ EXPANSIONS: dict[str, Expansion] = {
     "cosine_similarity": Expansion(_cosine, _always),
     "glu": Expansion(_glu, _always),
     "normalize": Expansion(_normalize, _always),
-    "lstm": Expansion(functools.partial(_steps, "lstm"), _steps_fit),
-    "gru": Expansion(functools.partial(_steps, "gru"), _steps_fit),
+    "lstm": Expansion(functools.partial(_recurrent, "lstm"), _steps_fit),
+    "gru": Expansion(functools.partial(_recurrent, "gru"), _steps_fit),
     "lstm_cell": Expansion(_lstm_cell, _plain_call),
     "gru_cell": Expansion(_gru_cell, _plain_call),
 }

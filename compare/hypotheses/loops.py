@@ -1,11 +1,11 @@
-"""Calls that are made again and again: steps of a recurrent net, layers of a stack, one function of q and of k."""
+"""Calls that are made again and again (steps of a recurrent net, layers of a stack), and calls inside of calls."""
 
 import re
 from collections.abc import Sequence
 
 from compare.hypotheses.edit import CallSite, Edit
 
-__all__ = ["again", "phases"]
+__all__ = ["again", "nesting", "phases"]
 
 
 def _role(site: CallSite) -> tuple[object, ...]:
@@ -45,3 +45,9 @@ def phases(sites: Sequence[CallSite]) -> list[list[CallSite]]:
                 start = i + 1
     length, start, period = best
     return [list(sites[start + k : start + length : period]) for k in range(period)]
+
+
+def nesting(sites: Sequence[CallSite]) -> dict[int, int]:
+    """By number of a call, of how many others it is a part."""
+    whole = [range(site.number + 1, site.number + site.span + 1) for site in sites if site.span]
+    return {site.number: sum(site.number in parts for parts in whole) for site in sites}

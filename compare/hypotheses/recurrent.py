@@ -93,6 +93,12 @@ def _gru(site: CallSite) -> Iterator[Variant]:
         _on_weights(site.function, inverted),
     )
     yield (
+        "bias_missing",
+        "the candidate's recurrent bias is not added",
+        "n = tanh(W x + b + r * (U h + c)), with c inside",
+        _on_weights(site.function, _without_inner_bias),
+    )
+    yield (
         "reset_gate_bias",
         "the candidate's recurrent bias is added outside the reset gate",
         "n = tanh(W x + b + r * (U h + c)), with c inside",
@@ -112,6 +118,10 @@ def _gru(site: CallSite) -> Iterator[Variant]:
             "torch multiplies after it: r * (U h + c)",
             _reset_first_sequence,
         )
+
+
+def _without_inner_bias(w: torch.Tensor, number: int, gates: int) -> torch.Tensor:
+    return torch.cat([*w.chunk(gates)[:2], 0 * w.chunk(gates)[2]]) if number == 3 else w
 
 
 def _bias_outside(function: str) -> Replacement:

@@ -188,8 +188,8 @@ def other_arrays(sites: Sequence[CallSite], near: Sequence[CallSite]) -> Iterato
     for site in near:
         if site.function in BOUNDARIES and site.function != "returning" and not site.module:
             continue
-        earlier = [s for s in sites if s.number < site.number and s.result == site.result and s.span == 0][-12:]
-        for source in reversed(earlier):
+        done = [s for s in sites if s.number + s.span < site.number]  # a call that site is a part of is not
+        for source in [s for s in done if s.result == site.result][-12:][::-1]:
             words = source.function if source.function not in BOUNDARIES else f"the input of {source.module}"
             origin = f"{words} {source.place if source.function not in BOUNDARIES else ''}".strip()
             if source.number not in site.sources[:1] or site.function not in ("add", "__iadd__"):
@@ -204,7 +204,7 @@ def other_arrays(sites: Sequence[CallSite], near: Sequence[CallSite]) -> Iterato
         for number, (shape, name) in enumerate(zip(site.shapes[:3], site.parameters, strict=False)):
             if name or not shape:
                 continue
-            for source in [s for s in sites if s.number < site.number and s.result == shape][-12:][::-1]:
+            for source in [s for s in done if s.result == shape][-12:][::-1]:
                 if source.number == (site.sources[number] if number < len(site.sources) else -1):
                     continue
                 words = source.function if source.function not in BOUNDARIES else f"the input of {source.module}"

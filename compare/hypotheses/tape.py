@@ -40,7 +40,8 @@ class Tape:
     def __init__(self, drawing: bool) -> None:
         self._drawing = drawing
         self._calls: list[_Call] = []
-        self._whole: dict[int, tuple[int, _Call]] = {}  # first of its parts -> past the last one, and the call itself
+        # First of its parts -> past the last one, and the call itself; the outermost of several comes last.
+        self._whole: dict[int, list[tuple[int, _Call]]] = {}
         self._edges: list[tuple[int, list[torch.Tensor]]] = []
         self._known: set[int] = set()
         self._output: Any = None
@@ -66,7 +67,8 @@ class Tape:
     def join(self, start: int, number: int, name: str, function: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Says that the calls from ``start`` on are the parts of one."""
         given, returned = tuple(tensors_of((args, kwargs))), tuple(tensors_of(result))
-        self._whole[start] = len(self._calls), _Call(number, name, function, args, kwargs, given, returned)
+        whole = _Call(number, name, function, args, kwargs, given, returned)
+        self._whole.setdefault(start, []).append((len(self._calls), whole))
 
     def edge(self, tensors: Sequence[torch.Tensor]) -> None:
         """Adds an edge of a submodule."""
@@ -123,13 +125,10 @@ class Tape:
     def _played(self, end: int, edits: Mapping[int, Any]) -> Iterator[_Call]:
         position = 0
         while position < end:
-            after, whole = self._whole.get(position, (0, None))
-            if whole is not None and whole.number in edits:
-                yield whole
-                position = after
-            else:
-                yield self._calls[position]
-                position += 1
+            wholes = reversed(self._whole.get(position, ()))
+            after, call = next((pair for pair in wholes if pair[1].number in edits), (position + 1, None))
+            yield call or self._calls[position]
+            position = after
 
     @staticmethod
     def _keep(call: _Call, found: Sequence[torch.Tensor], values: dict[int, torch.Tensor]) -> None:

@@ -24,7 +24,8 @@ _SYNONYMS = {
     "layer": "layer layers block blocks h", "encoder": "enc encoder", "decoder": "dec decoder",
     "head": "head classifier logits lmhead", "feedforward": "mlp ffn ff feedforward",
     "recurrent": "rnn lstm gru cell optimizedlstmcell lstmcell grucell simplecell recurrent",
-    "forward": "forward fwd", "backward": "backward bwd reverse", "hidden": "hid hidden",
+    "forward": "forward forwards fwd fw ltr l2r", "backward": "backward backwards bwd bw reverse reversed rev rtl r2l",
+    "ih": "ih input inp in2h i2h x2h", "hh": "hh hidden hid h2h",
     "weight": "weight kernel w scale gamma", "bias": "bias b beta", "shortcut": "shortcut downsample skip",
 }  # fmt: skip
 _CANONICAL = {word: name for name, words in _SYNONYMS.items() for word in words.split()}

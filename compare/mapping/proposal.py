@@ -108,13 +108,13 @@ def _cells_as_layers(units: Sequence[Unit]) -> list[Unit]:
         if unit.kind not in ("LSTM", "GRU", "RNN"):
             found.append(unit)
             continue
-        for side, name in (("ih", "input"), ("hh", "recurrent")):
+        for side in ("ih", "hh"):
             pieces = {
                 role.rpartition(".")[2]: dataclasses.replace(piece, part=None)
                 for role, piece in unit.pieces.items()
                 if role.startswith(side)
             }
-            found.append(Unit(f"{unit.name}.{name}", "linear", pieces))
+            found.append(Unit(f"{unit.name}.{side}", "linear", pieces))
     return found
 
 

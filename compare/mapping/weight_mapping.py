@@ -57,6 +57,7 @@ class WeightMapping:
         choices: what only a run of both models can decide.
         flax_only: Flax leaves other than parameters that torch does not hold: they keep their own values.
         ambiguous: choices that no run decided.
+        refuted: choices in which no way at all agrees: the port is wrong whichever is meant.
         idle: problems whose arrays have no influence on the outputs.
         other: another mapping, which the order of execution proposes, to be tried where this one does not agree.
     """
@@ -67,6 +68,7 @@ class WeightMapping:
     choices: tuple[Choice, ...] = ()
     flax_only: tuple[str, ...] = ()
     ambiguous: tuple[str, ...] = ()
+    refuted: tuple[str, ...] = ()
     idle: tuple[MappingProblem, ...] = ()
     other: "WeightMapping | None" = None
 

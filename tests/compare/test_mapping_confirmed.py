@@ -83,11 +83,17 @@ class FlaxBare(nnx.Module):
         return x * self.u[...] + self.v[...] + self.extra * x
 
 
-def test_agreement_decides_or_the_mapping_is_ambiguous(rows: Any) -> None:
+def test_agreement_decides_or_the_mapping_is_ambiguous(rows: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     report = compare.check(TorchBare(), FlaxBare(), rows(3, 4))
     assert report.passed, report.text()
     found = {row["torch"]: (row["flax"], row["found"]) for row in report.mapping}
     assert found == {"slope": ("u", "confirmed by agreement"), "shift": ("v", "confirmed by agreement")}
+    # All ways were tried, and the port is wrong with every one of them.
+    wrong = compare.check(TorchBare(), FlaxBare(extra=0.1), rows(3, 4))
+    assert wrong.status == "failed"
+    assert "agree with none of them; the nearest is taken" in wrong.check("weights").detail
+    assert {row["torch"]: row["flax"] for row in wrong.mapping} == {"slope": "u", "shift": "v"}
+    monkeypatch.setattr("compare.settling._MOST_WAYS", 1)
     unclear = compare.check(TorchBare(), FlaxBare(extra=0.1), rows(3, 4))
     assert unclear.status == "inconclusive"
     assert "ambiguous mapping" in unclear.check("weights").detail
