@@ -36,8 +36,8 @@ SAMENESS_FACTOR = 64.0
 PRECISION_FACTOR = 16.0
 
 # A parameter's gradient is a sum over samples and positions. XLA may add it term by term, torch adds pairwise: among
-# terms that cancel a right port was seen 16.1 times as far off as torch, and sums of thousands of terms spread more.
-GRADIENT_PRECISION_FACTOR = 64.0
+# terms that cancel a right port (an Inception net) was seen 16.1 times as far off as torch. Twice that.
+GRADIENT_PRECISION_FACTOR = 32.0
 
 NOT_FINITE_ALIKE = "not finite on both sides alike"
 
