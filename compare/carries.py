@@ -92,5 +92,7 @@ def _apart(ours: Checkpoint, theirs: Checkpoint, order: Sequence[int]) -> float:
 def _reordered(checkpoint: Checkpoint, order: Sequence[int] | None) -> Checkpoint:
     if order is None or max(order) >= len(checkpoint.arrays):
         return checkpoint
-    gradients = checkpoint.gradients and tuple(checkpoint.gradients[i] for i in order)
+    # An array that Flax hands on twice has a share of the gradient each time.
+    whole = bool(checkpoint.gradients) and len(order) == len(checkpoint.arrays)
+    gradients = tuple(checkpoint.gradients[i] for i in order) if whole else ()
     return dataclasses.replace(checkpoint, arrays=tuple(checkpoint.arrays[i] for i in order), gradients=gradients)

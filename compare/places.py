@@ -156,15 +156,17 @@ def _prepared(place: Place, places: Sequence[Place]) -> bool:
 def _place(number: int, ours: Checkpoint, room: Room, other: Checkpoint) -> Place:
     values = gradients = (0.0, 0.0)
     alike = True
+    # Where one side hands on an array once and the other thrice (query, key, value), so does its gradient fall apart.
+    flowing = other.gradients if len(ours.arrays) == len(other.arrays) else ()
     for i, (array, found) in enumerate(zip(ours.arrays, other.arrays, strict=False)):
         permutation = alignment(array, found)
         aligned = found if permutation is None else np.transpose(found, permutation)
         leaf = compare_arrays("", array, aligned, room.arrays[i] if i < len(room.arrays) else 0.0)
         alike = alike and array.shape == aligned.shape
         values = _worse(values, (np.inf if leaf.detail else leaf.error, leaf.allowed))
-        if i >= min(len(ours.gradients), len(other.gradients), len(room.gradients)) or leaf.detail:
+        if i >= min(len(ours.gradients), len(flowing), len(room.gradients)) or leaf.detail:
             continue
-        theirs = _or_zeros(other.gradients[i], found)
+        theirs = _or_zeros(flowing[i], found)
         theirs = theirs if permutation is None else np.transpose(theirs, permutation)
         leaf = compare_arrays("", _or_zeros(ours.gradients[i], array), theirs, room.gradients[i])
         gradients = _worse(gradients, (np.inf if leaf.detail else leaf.error, leaf.allowed))

@@ -31,8 +31,9 @@ _LEAST_RERUNS = 300
 _WEIGHTS_FOR_MOST = 100_000
 _CALLS_FOR_MOST = 40
 
-# Of mistakes that are both made between two edges.
+# Of mistakes that are both made between two edges; and what they may take of the runs of a search.
 _MOST_PAIRS = 2000
+_SHARE_FOR_PAIRS = 0.1
 
 Fit = tuple[Hypothesis, State]
 
@@ -55,9 +56,9 @@ class Search:
         self.accepted = list(accepted)
         self.state = state
         heavy = max(examiner.leg.size / _WEIGHTS_FOR_MOST, len(examiner.sites) / _CALLS_FOR_MOST, 1.0)
-        allowed = _MOST_RERUNS / heavy
+        self.allowed = max(int(_MOST_RERUNS / heavy), _LEAST_RERUNS)
         self.screened: dict[tuple[int, bytes], bool] = {}
-        self.limit = examiner.reruns + max(int(allowed), _LEAST_RERUNS)
+        self.limit = examiner.reruns + self.allowed
         examiner.record(accepted, state)
 
     def fits(self) -> list[Fit]:
@@ -123,7 +124,10 @@ class Search:
             effect = self.examiner.effect(hypothesis.edits[0])
             if effect:
                 effects.setdefault((hypothesis.edits[0].site.number, effect), hypothesis)
+        enough = self.examiner.reruns + _SHARE_FOR_PAIRS * self.allowed
         for one, other in itertools.islice(itertools.combinations(effects.values(), 2), _MOST_PAIRS):
+            if self.examiner.reruns > enough:
+                return
             if one.edits[0].site is not other.edits[0].site:
                 words = f"{one.summary}; {other.summary}"
                 yield Hypothesis(one.name, words, one.fix, (*one.edits, *other.edits), made_of=(one, other))

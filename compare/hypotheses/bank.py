@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from compare.hypotheses.activations import ACTIVATIONS, activation_knobs
 from compare.hypotheses.arguments import argument_knobs, default_arguments, other_arguments
 from compare.hypotheses.arithmetic import ARITHMETIC
+from compare.hypotheses.attention import ATTENTION
 from compare.hypotheses.edit import CallSite
 from compare.hypotheses.indexing import INDEXING
 from compare.hypotheses.layers import LAYERS
@@ -16,7 +17,7 @@ from compare.hypotheses.variant import Knob, Variant
 
 __all__ = ["FUNCTIONS", "general_variants", "knobs", "scales", "variants"]
 
-_BANK = {**ACTIVATIONS, **NORMS, **LAYERS, **ARITHMETIC, **INDEXING, **RECURRENT}
+_BANK = {**ACTIVATIONS, **NORMS, **LAYERS, **ARITHMETIC, **INDEXING, **RECURRENT, **ATTENTION}
 
 FUNCTIONS = tuple(_BANK)
 """The calls that the bank knows."""

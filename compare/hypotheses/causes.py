@@ -83,6 +83,7 @@ CAUSES: dict[str, str] = {
     "softmax_axis": "softmax over another axis",
     # attention, positions, recurrence
     "attention_scale": "another factor of the scores",
+    "head_count": "the features are divided into another number of heads",
     "attention_causal": "a causal mask that torch has not",
     "attention_not_causal": "no causal mask",
     "attention_mask_missing": "no mask",

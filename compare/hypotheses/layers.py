@@ -1,4 +1,4 @@
-"""Mistakes in layers: kernels, biases, padding, dropout, pooling, attention, embeddings."""
+"""Mistakes in layers: kernels, biases, padding, dropout, pooling, embeddings."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -213,42 +213,6 @@ def _pool(site: CallSite) -> Iterator[Variant]:
     yield "pool_padding_value", "the padding is zero and may be the maximum", "pad with -infinity", zero_padded
 
 
-def _attention(site: CallSite) -> Iterator[Variant]:
-    def masked(keep: Callable[[int, int], torch.Tensor]) -> Replacement:
-        def replace(func: Any, args: Any, kwargs: Any) -> Any:
-            call = given(site.function, func, args, kwargs)
-            query, key = call["query"], call["key"]
-            rest = {name: call[name] for name in ("scale", "enable_gqa") if call.get(name) is not None}
-            return func(query, key, call["value"], attn_mask=keep(query.shape[-2], key.shape[-2]), **rest)
-
-        return replace
-
-    def ones(rows: int, columns: int) -> torch.Tensor:
-        return torch.ones(rows, columns, dtype=torch.bool)
-
-    yield (
-        "attention_causal" if not site.arguments.get("is_causal") else "attention_not_causal",
-        "the attention is causal" if not site.arguments.get("is_causal") else "the attention looks ahead",
-        "pass the mask that torch has",
-        masked((lambda n, m: ones(n, m).tril()) if not site.arguments.get("is_causal") else ones),
-    )
-    yield "attention_mask_missing", "the mask is not applied", "pass the mask", masked(ones)
-    for name, words, keep in (
-        ("attention_mask_direction", "the mask hides the past, not the future", lambda n, m: ones(n, m).triu()),
-        ("attention_mask_shifted", "the mask lets each position see the next one", lambda n, m: ones(n, m).tril(1)),
-        ("attention_mask_shifted", "the mask hides each position from itself", lambda n, m: ones(n, m).tril(-1)),
-    ):
-        yield name, words, "hide the positions after one's own: tril", masked(keep)
-
-    def inverted(func: Any, args: Any, kwargs: Any) -> Any:
-        call = given(site.function, func, args, kwargs)
-        mask = call["attn_mask"]
-        keep = mask.logical_not() if mask.dtype == torch.bool else -mask
-        return func(call["query"], call["key"], call["value"], attn_mask=keep)
-
-    yield "attention_mask_inverted", "the mask keeps what torch hides", "True means: take part", inverted
-
-
 def _embedding(site: CallSite) -> Iterator[Variant]:
     def scaled(root: float) -> Replacement:
         return after(lambda rows: rows * rows.shape[-1] ** root)
@@ -321,7 +285,6 @@ LAYERS: dict[str, tuple[Maker, ...]] = {
     "dropout": (_dropout,),
     "pad": (_padding,),
     **dict.fromkeys([f"{kind}_pool{n}d" for kind in ("max", "avg") for n in (1, 2, 3)], (_pool,)),
-    "scaled_dot_product_attention": (_attention,),
     "embedding": (_embedding,),
     "interpolate": (_interpolation,),
 }

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
@@ -43,8 +44,10 @@ def replay_in_flax(masks: Sequence[Any], kinds: Sequence[Any] = ()) -> Iterator[
         where = f"dropout call {len(masks) - len(waiting)}"
         fitted = mask if shape is None else _in_layout(mask, tuple(shape), getattr(kind, "attention", False))
         if fitted is None and getattr(kind, "attention", False):
-            found = f"torch's mask on attention's weights has shape {mask.shape}, Flax's {tuple(shape)}"
-            raise UnseenMaskError(f"{where}: {found}, which has no counterpart", "torch")
+            found = f"{where}: torch's mask on attention's weights has shape {mask.shape}, Flax's {tuple(shape)}"
+            if _may_hold(mask, tuple(shape)):
+                raise UnseenMaskError(f"{found}, which has no counterpart", "torch")
+            raise MaskMismatchError(f"{found}, that of another array", "dropout_missing", len(masks) - len(waiting))
         if fitted is None:
             sentence = f"{where}: torch's mask has shape {mask.shape}, Flax's {tuple(shape)}"
             raise MaskMismatchError(sentence, "dropout_broadcast", len(masks) - len(waiting))
@@ -74,6 +77,12 @@ def replay_in_flax(masks: Sequence[Any], kinds: Sequence[Any] = ()) -> Iterator[
         used = len(masks) - len(waiting)
         sentence = f"dropout: torch drew {len(masks)} masks in this call, Flax only {used}"
         raise MaskMismatchError(sentence, "dropout_missing", used + 1)
+
+
+def _may_hold(mask: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a mask of ``shape`` may be attention's, in another layout or shared by heads or samples."""
+    shared = len(shape) == mask.ndim and all(n in (1, m) for n, m in zip(shape, mask.shape, strict=True))
+    return shared or math.prod(shape) == mask.size
 
 
 def _noting(name: str, seen: list[str]) -> Any:

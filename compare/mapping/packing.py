@@ -80,6 +80,8 @@ def split(unit: Unit, group: Sequence[Holder]) -> tuple[tuple[Rule, ...], ...]:
     weight = unit.pieces.get("weight")
     if weight is None or weight.kind not in ("linear", "array") or weight.part or len(weight.shape) != 2:
         return ()
+    if any("weight" not in holder.slots for holder in group):
+        return ()
     slots = [holder.slots["weight"] for holder in group]
     if math.prod(weight.shape) != sum(math.prod(slot.shape) for slot in slots):
         return ()

@@ -18,7 +18,8 @@ def ordered(
     reference = [Checkpoint("cell", "input", ours)]
     found = [Checkpoint("step", "input", theirs, tuple(2 * array for array in theirs))]
     (checkpoint,) = in_torch_order(reference, found, PAIRS, frozenset({"cell"} if recurrent else ()))
-    for array, gradient in zip(checkpoint.arrays, checkpoint.gradients, strict=True):
+    assert len(checkpoint.gradients) == (len(theirs) if len(ours) == len(theirs) else 0)
+    for array, gradient in zip(checkpoint.arrays, checkpoint.gradients, strict=False):
         np.testing.assert_array_equal(gradient, 2 * array)  # they go together
     return checkpoint.arrays
 

@@ -188,6 +188,12 @@ PLANTED: dict[str, Case_] = {
         lambda m, x: m.fc1(x).reshape(3, 4, 2, 3).transpose(1, 2).cumsum(-1),
         lambda m, x: m.fc1(x).reshape(3, 4, 3, 2).permute(0, 3, 1, 2).cumsum(-1),
     ),
+    "heads of an attention": (
+        "head_count",
+        lambda m, x: m.attention(x, x, x)[0],
+        lambda m, x: with_heads(m.attention, 3, x),
+    ),
+    "heads of fused attention": ("head_count", lambda m, x: fused(m, 2, x), lambda m, x: fused(m, 3, x)),
     "gates of a GRU": (
         "gate_order",
         lambda m, x: m.gru(x)[0],
@@ -210,6 +216,21 @@ PLANTED: dict[str, Case_] = {
         lambda m, x: (lambda h: m.fc3((h + h.detach()) / 2))(torch.tanh(m.fc1(x))),
     ),
 }
+
+
+def with_heads(attention: nn.MultiheadAttention, heads: int, x: torch.Tensor) -> torch.Tensor:
+    x = x.transpose(0, 1)  # (length, batch, features)
+    weight, bias, out = attention.in_proj_weight, attention.in_proj_bias, attention.out_proj
+    found, _ = F.multi_head_attention_forward(
+        x, x, x, 6, heads, weight, bias, None, None, False, 0.0, out.weight, out.bias
+    )
+    return found.transpose(0, 1)
+
+
+def fused(m: Steps, heads: int, x: torch.Tensor) -> torch.Tensor:
+    # (batch, length, features) -> (batch, head, length, features of each), and back
+    q, k = (layer(x).unflatten(-1, (heads, -1)).transpose(1, 2) for layer in (m.fc1, m.fc2))
+    return F.scaled_dot_product_attention(q, k, q).transpose(1, 2).flatten(2)
 
 
 @pytest.mark.parametrize("mistake", PLANTED)
