@@ -8,14 +8,12 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
-VENV := .venv
-BIN := $(VENV)/bin
 CORE := .venv-core-$(notdir $(PYTHON))
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # A user without a GPU should not download gigabytes of CUDA for torch: PyTorch's own index has a CPU build. It is asked
 # for torch alone and without retries, so that a machine which can't reach it loses seconds and takes what pip finds.
-ifdef GPU
+ifeq ($(GPU),1)
 TORCH := torch
 JAX := jax[cuda13]
 TORCH_INDEX :=
@@ -28,6 +26,9 @@ TORCH_INDEX := --extra-index-url https://download.pytorch.org/whl/cpu --retries 
 LOCK := --constraint constraints.txt
 KIND :=
 endif
+
+VENV := .venv$(KIND)
+BIN := $(VENV)/bin
 
 export PYTHONNOUSERSITE := 1
 
@@ -60,7 +61,7 @@ bench: $(VENV)/.installed$(KIND)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv .venv-core-* build *.egg-info
+	rm -rf .venv .venv-gpu .venv-core-* build *.egg-info
 
 $(VENV)/bin/python:
 	@echo "== Creating $(VENV) with $(PYTHON)"

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "inspect", "main", "predict", "train"]
 
-# 128 + the signal's number, as shells have it: 130 after Ctrl-C, 143 after SIGTERM.
-WRONG_USAGE, SIGNAL, INTERRUPTED = 2, 128, 130
+# 128 + the signal's number, as shells have it: 130 after Ctrl-C, 141 where nobody reads the output, 143 after SIGTERM.
+WRONG_USAGE, SIGNAL, INTERRUPTED, UNREAD = 2, 128, 130, 141
 
 # Seconds, within which most of what can be wrong with the data has shown.
 AT_ONCE = 0.1
@@ -51,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _collect_rarely()
     try:
         _parsed(arguments)()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has left: | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it flushes
+        sys.exit(UNREAD)
     except UsageError as error:
         _leave(f"fcjax: {error}", WRONG_USAGE)
     except KeyboardInterrupt:
@@ -82,6 +86,7 @@ def _parsed(arguments: Sequence[str], default: TrainConfig | None = None) -> Cal
             found = app.cli(prog="fcjax", description="Fully connected networks in JAX/Flax.", args=arguments)
     except SystemExit as end:
         if end.code != WRONG_USAGE:  # help
+            sys.stdout.flush()
             raise
         explain(arguments, {"train": TrainConfig, "predict": predict, "inspect": inspect, "export": export})
         raise UsageError(in_one_line(refused.getvalue())) from None

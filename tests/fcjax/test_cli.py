@@ -65,6 +65,16 @@ def test_a_run_on_the_digits(
     assert 0.1 < summary["test"]["accuracy"][0] <= 1.0
 
 
+def test_output_that_nobody_reads_ends_quietly() -> None:
+    command = [sys.executable, "-m", "fcjax", "train", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as left:
+        assert left.stdout is not None
+        assert left.stderr is not None
+        left.stdout.close()
+        said = left.stderr.read()
+    assert (left.returncode, said) == (141, "")
+
+
 def test_the_module_runs_and_keeps_its_programs_in_the_cache(tmp_path: Path) -> None:
     """In a process of its own: the cache is a setting of the whole process."""
     arguments = ["-m", "fcjax", "train", "housing", "--epochs", "1", "--model", "mlp", "--hidden", "4", "--run-dir"]
